@@ -1,0 +1,74 @@
+"""Checks of tensors that both ends of the wall make: keys, dtype, shape, finite, bounded."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RefusedError
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Tensor shapes by group and tensor name."""
+
+MAX_ABS_DELTA = 2.0**10
+"""Largest absolute element of a delta; with the weight bound it keeps sums below 2^60."""
+
+
+def shapes_of(groups: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> Shapes:
+    """Shapes by group and tensor name."""
+    return {g: {n: tuple(x.shape) for n, x in tensors.items()} for g, tensors in groups.items()}
+
+
+def check_tensors(
+    groups: Mapping[str, Mapping[str, NDArray[np.float32]]],
+    expected: Shapes,
+    *,
+    max_abs: float | None = None,
+) -> None:
+    """Refuse anything but exactly the expected float32 tensors with finite values.
+
+    Args:
+        groups: what came.
+        expected: exact groups, tensor names and shapes.
+        max_abs: largest absolute value of an element, if bounded.
+
+    Raises:
+        RefusedError: ``wrong-group``, ``wrong-key``, ``wrong-dtype``, ``wrong-shape``,
+            ``not-finite`` or ``too-large``.
+    """
+    if set(groups) != set(expected):
+        raise RefusedError("wrong-group", _difference("groups", set(groups), set(expected)))
+    for group, tensors in groups.items():
+        if set(tensors) != set(expected[group]):
+            text = _difference(f"tensors of {group}", set(tensors), set(expected[group]))
+            raise RefusedError("wrong-key", text)
+        for name, tensor in tensors.items():
+            _check_tensor(name, tensor, expected[group][name], max_abs)
+
+
+def update_norm(groups: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> float:
+    """Euclidean norm over all tensors, accumulated in float64 in sorted order."""
+    total = 0.0
+    for group in sorted(groups):
+        for name in sorted(groups[group]):
+            flat = groups[group][name].ravel().astype(np.float64)
+            total += float(flat @ flat)
+    return float(np.sqrt(total))
+
+
+def _check_tensor(
+    name: str, tensor: NDArray[np.float32], shape: tuple[int, ...], max_abs: float | None
+) -> None:
+    if tensor.dtype != np.float32:
+        raise RefusedError("wrong-dtype", f"{name} is {tensor.dtype}, expected float32")
+    if tuple(tensor.shape) != shape:
+        raise RefusedError("wrong-shape", f"{name} is {tuple(tensor.shape)}, expected {shape}")
+    if not bool(np.isfinite(tensor).all()):
+        raise RefusedError("not-finite", f"{name} holds NaN or Inf")
+    if max_abs is not None and tensor.size and float(np.abs(tensor).max()) > max_abs:
+        raise RefusedError("too-large", f"{name} holds a value above {max_abs:g}")
+
+
+def _difference(what: str, came: set[str], expected: set[str]) -> str:
+    missing, extra = sorted(expected - came)[:3], sorted(came - expected)[:3]
+    return f"{what}: missing {missing}, unexpected {extra}"

@@ -1,0 +1,190 @@
+"""Every message between coordinator and site: its fields, their meaning and limits.
+
+This is the whole list of what crosses the hospital wall besides tensors (which travel one array
+record a group, see ``records``). Nothing here names a patient, a scan, a path or a host; per-scan
+values have no field to travel in. Pydantic only: readable without torch or Flower.
+"""
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig
+from ..modalities import Modality
+
+PROTOCOL_VERSION = 1
+
+Role = Literal["train", "evaluate"]
+Split = Literal["validation", "test"]
+EvaluationKind = Literal["metrics", "diagnostic"]
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+GroupName = Annotated[str, StringConstraints(pattern=r"^(decoder|encoder\.[A-Za-z0-9_]{1,16})$")]
+MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
+Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+Count = Annotated[int, Field(ge=0, le=2**20)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ProtocolMessage(FrozenModel):
+    """Base of all messages; ``kind`` tells them apart on the wire."""
+
+    kind: ClassVar[str] = ""
+    protocol_version: int = Field(default=PROTOCOL_VERSION, ge=1)
+
+
+class CapabilitiesRequest(ProtocolMessage):
+    """Coordinator -> site: what can you contribute to this run?"""
+
+    kind: ClassVar[str] = "capabilities-request"
+    run: RunName
+    grid: GridConfig
+    network: NetworkConfig
+
+
+class SiteCapabilities(ProtocolMessage):
+    """Site -> coordinator: role, and declared (coarsened) numbers of training scans.
+
+    Attributes:
+        role: whether the site trains or only evaluates.
+        num_training_scans: declared weight of the decoder; 0 for an evaluating site.
+        scans_by_modality: declared weight of each encoder; a modality the site does not have is
+            absent. For an evaluating site the modalities it can synthesise from.
+        code_version: version of the installed package.
+    """
+
+    kind: ClassVar[str] = "site-capabilities"
+    role: Role
+    num_training_scans: Count
+    scans_by_modality: dict[Modality, Count]
+    code_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
+
+
+class RoundRequest(ProtocolMessage):
+    """What every request of a round carries.
+
+    Attributes:
+        run: name of the run.
+        round: number of the round, starting at 1 (0 is the initial model).
+        base_hash: hash of the whole global model the request's tensors are taken from.
+        grid: the run's grid.
+        network: the run's network.
+    """
+
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    base_hash: Digest
+    grid: GridConfig
+    network: NetworkConfig
+
+
+class TrainRequest(RoundRequest):
+    """Coordinator -> site: train the groups that come with this message.
+
+    Attributes:
+        training: local training settings.
+        seed: the run's seed; the site derives its own from (seed, round, site).
+        group_sites: how many sites of this round own each group that was sent.
+    """
+
+    kind: ClassVar[str] = "train-request"
+    training: TrainingConfig
+    seed: int = Field(ge=0, lt=2**63)
+    group_sites: dict[GroupName, Count]
+
+
+class TrainReply(ProtocolMessage):
+    """Site -> coordinator: the update; its deltas travel as array records, one a group.
+
+    Attributes:
+        weights: declared weight of each group whose delta is sent.
+        held_groups: groups the site's policy kept back.
+        duration_s: seconds the training took, rounded to whole seconds.
+        epsilon: privacy spent so far as the site reports it; None where DP is off.
+    """
+
+    kind: ClassVar[str] = "train-reply"
+    run: RunName
+    round: int = Field(ge=1, le=1_000_000)
+    base_hash: Digest
+    weights: dict[GroupName, Annotated[int, Field(ge=1, le=2**20)]]
+    held_groups: tuple[GroupName, ...] = ()
+    duration_s: int = Field(ge=0)
+    epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+
+
+class EvaluateRequest(RoundRequest):
+    """Coordinator -> site: evaluate the model that comes with this message.
+
+    Attributes:
+        split: held-out part to use; the whole cohort at an evaluating site.
+        evaluation: ``metrics`` against measured CBV, or ``diagnostic`` against labels.
+        flip_average: average with the left-right flipped input.
+    """
+
+    kind: ClassVar[str] = "evaluate-request"
+    split: Split
+    evaluation: EvaluationKind
+    flip_average: bool = False
+
+
+class EvaluateReply(ProtocolMessage):
+    """Site -> coordinator: aggregates over at least the policy's minimum of patients.
+
+    Attributes:
+        metrics: aggregate values by name, e.g. ``psnr_db_mean``; never a per-scan value.
+        num_scans: scans behind the aggregates, coarsened like all declared counts.
+    """
+
+    kind: ClassVar[str] = "evaluate-reply"
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    base_hash: Digest
+    split: Split
+    evaluation: EvaluationKind
+    metrics: dict[MetricName, Finite]
+    num_scans: Count
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "EvaluateReply":
+        if len(self.metrics) > 64:
+            msg = f"at most 64 metrics, got {len(self.metrics)}"
+            raise ValueError(msg)
+        return self
+
+
+class FailureReply(ProtocolMessage):
+    """Site -> coordinator: the task failed. The text stays in the site's own log.
+
+    Attributes:
+        code: stable word, e.g. ``policy`` or ``E205``.
+        incident: random id under which the site's log holds the full story.
+    """
+
+    kind: ClassVar[str] = "failure-reply"
+    code: Code
+    incident: Incident
+
+
+OUTGOING: tuple[type[ProtocolMessage], ...] = (
+    SiteCapabilities,
+    TrainReply,
+    EvaluateReply,
+    FailureReply,
+)
+"""Messages that leave a site."""
+
+MESSAGES: tuple[type[ProtocolMessage], ...] = (
+    CapabilitiesRequest,
+    TrainRequest,
+    EvaluateRequest,
+    *OUTGOING,
+)
+
+
+def safe_code(text: str) -> str:
+    """``text`` reduced to what a ``Code`` may hold; ``unknown`` if nothing is left."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:48] or "unknown"

@@ -1,0 +1,123 @@
+"""The one place where messages become Flower records and back.
+
+A record dict holds one ``ConfigRecord`` ``message`` (kind and JSON), one ``ArrayRecord`` a group
+(key = group name) and, for evaluations, one ``MetricRecord`` ``metrics``. Whatever arrives is
+hostile input: it is parsed strictly and every fault is a ``ProtocolError``.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from io import BytesIO
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ..errors import ProtocolError
+from .messages import PROTOCOL_VERSION, EvaluateReply, FailureReply, ProtocolMessage
+
+Tensors = Mapping[str, NDArray[np.float32]]
+Groups = Mapping[str, Tensors]
+M = TypeVar("M", bound=ProtocolMessage)
+
+_MESSAGE, _METRICS = "message", "metrics"
+
+
+def to_record(message: ProtocolMessage, groups: Groups | None = None) -> RecordDict:
+    """Encode a message and the tensors that travel with it.
+
+    Args:
+        message: any message of ``messages``.
+        groups: float32 tensors by group and tensor name.
+    """
+    fields = message.model_dump(mode="json")
+    record = RecordDict()
+    if isinstance(message, EvaluateReply):
+        record[_METRICS] = MetricRecord(dict(fields.pop("metrics")))
+    record[_MESSAGE] = ConfigRecord({"kind": message.kind, "json": json.dumps(fields)})
+    for group, tensors in (groups or {}).items():
+        record[group] = ArrayRecord({name: Array(value) for name, value in tensors.items()})
+    return record
+
+
+def parse(record: RecordDict, expected: type[M]) -> M:
+    """Decode the message of a record.
+
+    Raises:
+        ProtocolError: ``failure`` (the other side says it failed), ``wrong-protocol``,
+            ``wrong-message`` or ``malformed``.
+    """
+    kind, fields = _envelope(record)
+    if kind == FailureReply.kind and expected is not FailureReply:
+        failure = _validated(FailureReply, fields)
+        raise ProtocolError("failure", f"{failure.code} (incident {failure.incident})")
+    if kind != expected.kind:
+        raise ProtocolError("wrong-message", f"got {kind!r}, expected {expected.kind!r}")
+    if expected is EvaluateReply:
+        fields["metrics"] = dict(record.metric_records.get(_METRICS) or {})
+    return _validated(expected, fields)
+
+
+def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Decode the tensors of a record, by group and tensor name.
+
+    The arrays keep the dtype they came with; whether that is right is the gate's business.
+
+    Raises:
+        ProtocolError: ``malformed``: an array that does not decode.
+    """
+    return {
+        str(group): {str(name): _array(str(name), array) for name, array in arrays.items()}
+        for group, arrays in record.array_records.items()
+    }
+
+
+def _envelope(record: RecordDict) -> tuple[str, dict[str, object]]:
+    config = record.config_records.get(_MESSAGE)
+    if config is None:
+        raise ProtocolError("malformed", "the record holds no message")
+    try:
+        fields = json.loads(str(config["json"]))
+    except (KeyError, ValueError) as error:
+        raise ProtocolError("malformed", "the message is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ProtocolError("malformed", "the message is not an object")
+    version = fields.get("protocol_version")
+    if version != PROTOCOL_VERSION:
+        text = f"the other side speaks protocol {version!r}, this side {PROTOCOL_VERSION}"
+        raise ProtocolError("wrong-protocol", text)
+    return str(config.get("kind", "")), fields
+
+
+def _validated(model: type[M], fields: dict[str, object]) -> M:
+    try:
+        return model.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ProtocolError("malformed", f"{model.kind}: {place}: {first['msg']}") from None
+
+
+def _array(name: str, array: Array) -> NDArray[np.float32]:
+    try:
+        _check_announced_size(array.data)
+        return array.numpy()
+    except (ValueError, TypeError, EOFError, OSError, KeyError) as error:
+        raise ProtocolError("malformed", f"tensor {name} does not decode") from error
+
+
+def _check_announced_size(content: bytes) -> None:
+    """Refuse a header that announces more than was sent: numpy would allocate it first."""
+    stream = BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        msg = f"npy format {version} is not accepted"
+        raise ValueError(msg)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    announced = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or announced != len(content) - stream.tell():
+        msg = "announced and sent sizes differ"
+        raise ValueError(msg)

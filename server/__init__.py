@@ -1,0 +1,1 @@
+"""The coordinator. Cannot read patient data."""

@@ -1,0 +1,1 @@
+"""A hospital's data on disk -> samples. Never imported by the server."""
