@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         channels_per_group: see ``NetworkConfig``.
     """
 
-    def __init__(  # noqa: PLR0913  (the block's own hyper-parameters, keyword-only)
+    def __init__(
         self,
         channels_in: int,
         channels_out: int,
@@ -83,9 +83,9 @@ def upsample(x: Tensor) -> Tensor:
 
     Slices are folded into channels: the same numbers as a trilinear (1, 2, 2) upsampling, faster.
     """
-    planes = x.flatten(1, 2)
-    planes = F.interpolate(planes, scale_factor=2.0, mode="bilinear", align_corners=False)
-    return planes.unflatten(1, (x.shape[1], x.shape[2]))
+    batch, channels, depth, rows, columns = x.shape
+    planes = F.interpolate(x.flatten(1, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
+    return planes.view(batch, channels, depth, 2 * rows, 2 * columns)
 
 
 def initialise(module: nn.Module, generator: Generator | None = None) -> None:

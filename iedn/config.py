@@ -92,6 +92,7 @@ class TrainingConfig(FrozenModel):
         learning_rate: of Adam, constant.
         loss: ``paper`` (masked L1 + Dice) or ``reference`` (L1 + RMSE + Dice).
         keep_probability: each present modality is kept with this probability at a step.
+        flip_probability: a scan is mirrored left-right with this probability at a step.
         proximal_mu: FedProx; 0 is off.
         threads: CPU threads a site; 1 gives bit-identical runs.
     """
@@ -101,6 +102,7 @@ class TrainingConfig(FrozenModel):
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
     loss: LossName = "paper"
     keep_probability: float = Field(default=0.5, gt=0.0, le=1.0)
+    flip_probability: float = Field(default=0.0, ge=0.0, le=1.0)
     proximal_mu: float = Field(default=0.0, ge=0.0, le=100.0)
     threads: int = Field(default=1, ge=1, le=256)
 

@@ -2,7 +2,9 @@
 
 The coarsest feature enters twice, raw and refined:
 
-    u = F_L;  for l = L .. 1:  u = up(Block_l(cat[u, bank_l(F_l)]));  out = head(cat[u, bank_0(F_0)])
+    u = F_L
+    for l = L .. 1:  u = up(Block_l(cat[u, bank_l(F_l)]))
+    out = head(cat[u, bank_0(F_0)])
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Initialised, ResidualBlock, convolution, initialise, normalisation, upsample
+from .blocks import Initialised, ResidualBlock, convolution, normalisation, upsample
 from .config import NetworkConfig
 from .encoder import level_channels
 
@@ -39,8 +41,11 @@ def as_output(channels: Tensor) -> IednOutput:
     CBV goes through a softplus, not a ReLU: where all voxels of a ReLU are negative its gradient is
     zero everywhere and the map stays 0 for ever. The sharpness keeps the two within 0.035.
     """
-    cbv, mask = channels.float().split(1, dim=1)
-    return IednOutput(F.softplus(cbv, beta=CBV_SHARPNESS), torch.sigmoid(mask))
+    channels = channels.float()
+    return IednOutput(
+        cbv=F.softplus(channels[:, :1], beta=CBV_SHARPNESS),
+        brain_mask=torch.sigmoid(channels[:, 1:]),
+    )
 
 
 class Head(Initialised):
@@ -79,16 +84,15 @@ class Decoder(nn.Module):
     def forward(self, fused: Sequence[Tensor]) -> IednOutput:
         """CBV and mask of the fused features, finest scale first."""
         refined = [bank(f) for bank, f in zip(self.bank, fused, strict=True)]
-        return self.head(ascend(self.up, fused[-1], refined))
+        output: IednOutput = self.head(ascend(self.up, fused[-1], refined))
+        return output
 
 
 def refinement(width: int, config: NetworkConfig, *, kernel: int = 3) -> nn.Sequential:
     """``config.refine_blocks`` residual blocks that keep the shape."""
     return nn.Sequential(
         *(
-            ResidualBlock(
-                width, width, kernel=kernel, channels_per_group=config.channels_per_group
-            )
+            ResidualBlock(width, width, kernel=kernel, channels_per_group=config.channels_per_group)
             for _ in range(config.refine_blocks)
         )
     )
@@ -98,9 +102,7 @@ def up_blocks(config: NetworkConfig) -> nn.ModuleList:
     """Blocks for levels ``depth`` to 1: 2C channels in, C in the middle, C / 2 out."""
     widths = level_channels(config)
     return nn.ModuleList(
-        ResidualBlock(
-            2 * wide, narrow, middle=wide, channels_per_group=config.channels_per_group
-        )
+        ResidualBlock(2 * wide, narrow, middle=wide, channels_per_group=config.channels_per_group)
         for narrow, wide in zip(widths[-2::-1], widths[:0:-1], strict=True)
     )
 
@@ -120,6 +122,3 @@ def ascend(blocks: nn.ModuleList, coarsest: Tensor, skips: Sequence[Tensor]) -> 
     for block, skip in zip(blocks, reversed(skips), strict=False):
         x = upsample(block(torch.cat([x, skip], dim=1)))
     return torch.cat([x, skips[0]], dim=1)
-
-
-__all__ = ["Decoder", "Head", "IednOutput", "as_output", "ascend", "initialise", "refinement", "up_blocks"]

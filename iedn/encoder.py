@@ -1,5 +1,7 @@
 """The encoder of one modality: an image -> features at depth + 1 scales."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from .blocks import ResidualBlock
@@ -28,7 +30,7 @@ class Encoder(nn.Module):
         )
         self.down = nn.ModuleList(
             ResidualBlock(narrow, wide, stride=2, channels_per_group=group)
-            for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+            for narrow, wide in pairwise(widths)
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -7,6 +7,7 @@
     │   └── ScanError         4  one scan cannot be used (quarantined; the rest goes on)
     ├── IdentityError         5  TLS, certificate or key
     ├── UnreachableError      6  the other side does not answer
+    ├── TrainingError         1  training gives numbers that cannot be used
     ├── ProtocolError         1  a message that breaks the protocol
     │   └── RefusedError      1  an update that the gate refused
     └── PolicyError           7  the site's own policy says no
@@ -76,6 +77,10 @@ class UnreachableError(IednError):
     """The other side does not answer."""
 
     exit_code = 6
+
+
+class TrainingError(IednError):
+    """Training gives numbers that cannot be used, such as a loss that is not finite."""
 
 
 class ProtocolError(IednError):

@@ -77,8 +77,8 @@ def shares(images: Images, weights: Weights | None) -> dict[Modality, Tensor]:
                     f"weight of {modality} for sample {sample} is {value}; "
                     "allowed are finite numbers >= 0"
                 )
-    for sample, values in enumerate(zip(*rows.values(), strict=True)):
-        if not any(values):
+    for sample, column in enumerate(zip(*rows.values(), strict=True)):
+        if not any(column):
             raise ValueError(f"sample {sample} has no modality with a weight above 0")
     used = {m: given[m] for m in in_order(given) if any(rows[m])}
     total = torch.stack(list(used.values())).sum(dim=0)

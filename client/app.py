@@ -1,0 +1,92 @@
+"""The site's Flower ``ClientApp``: messages in, messages out, nothing else.
+
+An error never reaches Flower, which would send its text to the coordinator: it becomes a code
+and an incident id.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from iedn.protocol.messages import CapabilitiesRequest, EvaluateRequest, TrainRequest
+from iedn.protocol.records import parse, parse_groups, to_record
+from sites.config import SITE_FILE, find_site
+from sites.egress import failure_of
+
+from .evaluation import answer_metrics
+from .external import answer_diagnostic
+from .session import SiteSession, session_for
+from .training import answer_training
+
+app = ClientApp()
+
+Handler = Callable[[SiteSession, RecordDict], RecordDict]
+
+
+@app.query()
+def capabilities(message: Message, context: Context) -> Message:
+    """Answer with the site's role and coarsened counts."""
+    return _answer(message, context, _capabilities)
+
+
+@app.query("partition")
+def partition(message: Message, context: Context) -> Message:
+    """Answer which partition of a simulation this node plays."""
+    number = int(str(context.node_config["partition-id"]))
+    return Message(RecordDict({"node": ConfigRecord({"id": number})}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer with an update."""
+    return _answer(message, context, _train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer with aggregates."""
+    return _answer(message, context, _evaluate)
+
+
+def _answer(message: Message, context: Context, handle: Handler) -> Message:
+    try:
+        session = session_for(_site_file(context))
+    except Exception as error:
+        return Message(to_record(failure_of(error)), reply_to=message)
+    try:
+        record = handle(session, message.content)
+    except Exception as error:
+        record = to_record(session.egress.failure(error))
+    return Message(record, reply_to=message)
+
+
+def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
+    request = parse(record, CapabilitiesRequest)
+    counts = session.counts(request.grid)
+    return to_record(session.egress.capabilities(session.config.role, counts, request.run))
+
+
+def _train(session: SiteSession, record: RecordDict) -> RecordDict:
+    request = parse(record, TrainRequest)
+    reply, deltas = answer_training(session, request, parse_groups(record))
+    return to_record(reply, deltas)
+
+
+def _evaluate(session: SiteSession, record: RecordDict) -> RecordDict:
+    request = parse(record, EvaluateRequest)
+    answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
+    return to_record(answer(session, request, parse_groups(record)))
+
+
+def _site_file(context: Context) -> Path:
+    """The site this node plays: named by its own node configuration, or by its partition."""
+    if "site" in context.node_config:
+        return find_site(str(context.node_config["site"]))
+    folders = sorted(p.parent for p in _sites_folder(context).glob(f"*/{SITE_FILE}"))
+    return folders[int(str(context.node_config["partition-id"]))] / SITE_FILE
+
+
+def _sites_folder(context: Context) -> Path:
+    return Path(str(context.run_config["run-dir"])) / "sites"

@@ -1,0 +1,50 @@
+"""The site's last update, kept on disk so that a repeated request gets the same answer.
+
+A coordinator that was killed after a site had answered asks again. The same bytes go out again:
+nothing is trained twice and no privacy is spent twice.
+"""
+
+import hashlib
+from pathlib import Path
+
+import safetensors
+import safetensors.numpy
+
+from iedn.files import atomic_write_bytes
+from iedn.parameters import flatten, group_of
+from iedn.protocol.messages import TrainReply, TrainRequest
+from sites.egress import Deltas
+
+FILE = "kept-reply.safetensors"
+
+
+def keep_reply(folder: Path, request: TrainRequest, reply: TrainReply, deltas: Deltas) -> None:
+    """Replace the kept reply by this one, atomically."""
+    metadata = {"reply": reply.model_dump_json(), "request": _digest(request)}
+    content = safetensors.numpy.save(flatten(deltas), metadata=metadata)
+    atomic_write_bytes(folder / FILE, content)
+
+
+def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Deltas] | None:
+    """The kept reply if it answers this very request, else None.
+
+    The request's digest covers run, round, base model and every training setting.
+    A damaged file counts as none: the round is then trained again, with the same result.
+    """
+    path = folder / FILE
+    try:
+        with safetensors.safe_open(path, framework="np") as stream:
+            metadata = stream.metadata()
+            if metadata["request"] != _digest(request):
+                return None
+            reply = TrainReply.model_validate_json(metadata["reply"])
+            deltas: Deltas = {}
+            for name in stream.keys():  # noqa: SIM118  (not a mapping)
+                deltas.setdefault(group_of(name), {})[name] = stream.get_tensor(name)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        return None
+    return reply, deltas
+
+
+def _digest(request: TrainRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()

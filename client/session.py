@@ -1,0 +1,84 @@
+"""What a site's process keeps between messages: its configuration, its cohort, its way out."""
+
+import logging
+import threading
+from pathlib import Path
+
+from iedn import progress
+from iedn.config import GridConfig
+from iedn.modalities import Modality
+from sites.config import SiteConfig, load_site_config
+from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
+from sites.egress import Egress, TrainingCounts
+from sites.release_log import ReleaseLog
+
+_log = logging.getLogger(__name__)
+
+RELEASES = "releases.jsonl"
+
+
+class SiteSession:
+    """One site's state in a process; cohorts stay warm between rounds.
+
+    Args:
+        config: the site's configuration.
+    """
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self.egress = Egress(config.policy, ReleaseLog(config.folder / RELEASES))
+        self._cohorts: dict[GridConfig, PreparedCohort] = {}
+
+    def cohort(self, grid: GridConfig) -> PreparedCohort:
+        """The cohort on a grid; read and prepared at the first call, then kept."""
+        if grid not in self._cohorts:
+            self._cohorts[grid] = self._prepare(grid)
+        return self._cohorts[grid]
+
+    def counts(self, grid: GridConfig) -> TrainingCounts:
+        """Exact counts of training scans (of all scans at an evaluating site)."""
+        cohort = self.cohort(grid)
+        dataset = cohort.train if self.config.role == "train" else cohort.all
+        return count(dataset)
+
+    def _prepare(self, grid: GridConfig) -> PreparedCohort:
+        task = f"{self.config.name}: preparing scans"
+        cohort = prepare_cohort(
+            self.config, grid, progress=lambda done, total: progress.report(task, done, total)
+        )
+        for entry in cohort.quarantined:
+            _log.warning("%s: %s", self.config.name, entry)
+        return cohort
+
+
+def count(dataset: ScanDataset) -> TrainingCounts:
+    """Scans and patients of a dataset, in all and by modality."""
+    records = dataset.records
+    by_modality = {m: [r for r in records if m in r.images] for m in Modality}
+    present = {m: found for m, found in by_modality.items() if found}
+    return TrainingCounts(
+        scans=len(records),
+        patients=len({r.patient_id for r in records}),
+        scans_by_modality={m: len(found) for m, found in present.items()},
+        patients_by_modality={m: len({r.patient_id for r in f}) for m, f in present.items()},
+    )
+
+
+_sessions: dict[Path, SiteSession] = {}
+_sessions_lock = threading.Lock()
+
+
+def session_for(site_file: Path) -> SiteSession:
+    """The session of a site file, made at the first call of this process."""
+    key = site_file.resolve()
+    with _sessions_lock:
+        if key not in _sessions:
+            _sessions[key] = SiteSession(load_site_config(key))
+        return _sessions[key]
+
+
+def forget_sessions() -> None:
+    """Drop all sessions, as a restart of the process would."""
+    with _sessions_lock:
+        _sessions.clear()

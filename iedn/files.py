@@ -1,0 +1,63 @@
+"""Writing files so that a reader sees the old or the new content, never half of it."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import BinaryIO
+
+
+def atomic_write_bytes(path: Path | str, content: bytes) -> None:
+    """Replace ``path`` by ``content``, durably, even if the process is killed in between.
+
+    Written to a temporary name in the same folder, flushed to the disk, renamed, folder flushed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            _flush(stream)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def append_line(path: Path | str, line: str) -> None:
+    """Append ``line`` and a line feed to ``path``, durably; the file is made if it is missing.
+
+    If a killed process left half a line at the end, the new line still starts on a line of its own.
+
+    Raises:
+        ValueError: ``line`` itself holds a line feed.
+    """
+    if "\n" in line:
+        raise ValueError("a line must not hold a line feed")
+    path = Path(path)
+    is_new = not path.exists()
+    with path.open("ab+") as stream:
+        stream.write(_line_feed_if_torn(stream) + line.encode() + b"\n")
+        _flush(stream)
+    if is_new:
+        _flush_folder(path.parent)
+
+
+def _line_feed_if_torn(stream: BinaryIO) -> bytes:
+    if stream.seek(0, os.SEEK_END) == 0:
+        return b""
+    stream.seek(-1, os.SEEK_END)
+    return b"" if stream.read(1) == b"\n" else b"\n"
+
+
+def _flush(stream: BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

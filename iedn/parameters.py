@@ -1,0 +1,124 @@
+"""Groups of parameters: their names, their tensors as arrays, and the hash of a model.
+
+Arrays are float32 NumPy arrays by name. The coordinator uses this module without a network, so
+PyTorch is imported only where a network is at hand.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import NetworkConfig
+from .errors import ProtocolError
+from .modalities import Modality, in_order
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHARED_GROUP = "decoder"
+
+Array = NDArray[np.float32]
+Tensors = Mapping[str, Array]
+
+
+def group_of(name: str) -> str:
+    """The group a parameter belongs to: ``encoder.<MODALITY>``, else ``decoder``.
+
+    Raises:
+        ProtocolError: ``wrong-key`` if it is an encoder's parameter of no known modality.
+    """
+    first, _, rest = name.partition(".")
+    if first != "encoders":
+        return SHARED_GROUP
+    modality = rest.partition(".")[0]
+    if modality not in Modality.__members__:
+        allowed = ", ".join(Modality)
+        raise ProtocolError("wrong-key", f"{name!r} is of no known modality ({allowed})")
+    return f"encoder.{modality}"
+
+
+def groups_for(modalities: Iterable[Modality | str]) -> tuple[str, ...]:
+    """Groups that a site with these modalities owns: their encoders, then ``decoder``."""
+    return (*(f"encoder.{m.value}" for m in in_order(modalities)), SHARED_GROUP)
+
+
+def groups_of_network(config: NetworkConfig) -> tuple[str, ...]:
+    """All groups of a network; the baseline has only ``decoder``."""
+    return groups_for(config.modalities if config.architecture == "iedn" else ())
+
+
+def state_by_group(model: "nn.Module") -> dict[str, dict[str, Array]]:
+    """Copies of all parameters as float32 arrays, by group and name."""
+    groups: dict[str, dict[str, Array]] = {}
+    for name, tensor in model.state_dict().items():
+        array = tensor.detach().cpu().numpy().astype(np.float32, copy=True)
+        groups.setdefault(group_of(name), {})[name] = array
+    return groups
+
+
+def flatten(groups: Mapping[str, Tensors]) -> dict[str, Array]:
+    """All tensors of all groups by name."""
+    return {name: array for tensors in groups.values() for name, array in tensors.items()}
+
+
+def load_groups(model: "nn.Module", groups: Mapping[str, Tensors]) -> None:
+    """Overwrite the parameters of the given groups; the other groups stay.
+
+    Nothing is changed unless everything fits.
+
+    Raises:
+        ProtocolError: ``wrong-key``, ``wrong-shape`` or ``wrong-dtype``.
+    """
+    import torch
+
+    own: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        own.setdefault(group_of(name), {})[name] = tensor
+    for group, tensors in groups.items():
+        if group not in own:
+            raise ProtocolError("wrong-key", f"no group {group!r}; there are {sorted(own)}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in own[group].items()}
+        check_tensors(tensors, shapes, group)
+    with torch.no_grad():
+        for group, tensors in groups.items():
+            for name, array in tensors.items():
+                own[group][name].copy_(torch.from_numpy(np.array(array)))
+
+
+def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], group: str) -> None:
+    """Check names, shapes and dtype of one group's tensors.
+
+    Args:
+        tensors: what came.
+        shapes: the exact names and their shapes.
+        group: named in the message.
+
+    Raises:
+        ProtocolError: ``wrong-key``, ``wrong-shape`` or ``wrong-dtype``.
+    """
+    if set(tensors) != set(shapes):
+        missing, extra = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes))
+        problem = f"group {group!r}: {len(missing)} missing {missing[:2]}, "
+        raise ProtocolError("wrong-key", f"{problem}{len(extra)} unexpected {extra[:2]}")
+    for name, array in tensors.items():
+        if array.dtype != np.float32:
+            raise ProtocolError("wrong-dtype", f"{name} is {array.dtype}, expected float32")
+        if array.shape != shapes[name]:
+            raise ProtocolError(
+                "wrong-shape", f"{name} has shape {array.shape}, expected {shapes[name]}"
+            )
+
+
+def state_hash(tensors: Mapping[str, NDArray[np.generic]]) -> str:
+    """SHA-256 (hex) over sorted names, dtypes, shapes and little-endian bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name]).reshape(tensors[name].shape)
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        header = f"{name}\0{little.dtype.str}\0{little.shape}\0"
+        digest.update(header.encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()

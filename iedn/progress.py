@@ -1,0 +1,23 @@
+"""Progress of long work, reported by the library and shown by whoever runs it.
+
+A command line sets a sink; without one, reports are dropped. Like logging, this is process-wide:
+threads that play several sites report into the same sink under different task names.
+"""
+
+from collections.abc import Callable
+
+Sink = Callable[[str, int, int], None]
+
+_sinks: list[Sink] = []
+
+
+def report(task: str, done: int, total: int) -> None:
+    """Say that ``done`` of ``total`` units of ``task`` are finished."""
+    for sink in tuple(_sinks):
+        sink(task, done, total)
+
+
+def add_sink(sink: Sink) -> Callable[[], None]:
+    """Show all further reports to ``sink``; returns a function that ends this."""
+    _sinks.append(sink)
+    return lambda: _sinks.remove(sink)

@@ -1,0 +1,133 @@
+"""Evaluating a committed model at the sites, and choosing the best one.
+
+Only aggregates come back. Sites count alike in the selection score, so that the largest hospital
+does not decide alone; the worst site is always reported.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import RecordDict
+
+from iedn import progress
+from iedn.errors import ProtocolError, RefusedError
+from iedn.protocol.messages import EvaluateReply, EvaluateRequest, EvaluationKind, Split
+from iedn.protocol.records import parse, to_record
+
+from .aggregation import Float32Groups
+from .config import SelectionRule
+from .exchange import Question, ask
+from .federation import Federation, Roster, refusal
+from .rounds import subset
+
+SELECTION_METRIC = "psnr_db_mean"
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A committed model to evaluate."""
+
+    round_number: int
+    model: Float32Groups
+    model_hash: str
+
+
+def evaluate(
+    federation: Federation,
+    subject: ModelUnderTest,
+    *,
+    split: Split,
+    evaluation: EvaluationKind,
+) -> Facts:
+    """Evaluate a model at every site that can, and return the facts for the history.
+
+    ``metrics`` goes to training sites, ``diagnostic`` to evaluating ones. Sites that do not
+    answer are in the roster; an evaluation never ends a run.
+    """
+    is_metrics = evaluation == "metrics"
+    sites = federation.trainers() if is_metrics else federation.evaluators()
+    results: dict[str, Facts] = {}
+    roster: Roster = {}
+    label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
+
+    def request(site: str) -> RecordDict:
+        message = _request(federation, subject, split, evaluation)
+        return to_record(message, subset(subject.model, federation.groups_of(site)))
+
+    def on_reply(site: str, record: RecordDict) -> None:
+        try:
+            reply = _checked(parse(record, EvaluateReply), subject, split, evaluation)
+            results[site] = {"metrics": reply.metrics, "num_scans": reply.num_scans}
+            roster[site] = {"status": "accepted"}
+        except ProtocolError as error:
+            roster[site] = refusal(site, error)
+        progress.report(label, len(roster), len(sites))
+
+    question = Question(frozenset(sites), request, "evaluate", label)
+    missing = ask(federation.grid, federation.registry, question, on_reply, federation.patience)
+    roster.update({site: {"status": why} for site, why in missing.items()})
+    return {
+        "event": "evaluation",
+        "round": subject.round_number,
+        "model_hash": subject.model_hash,
+        "split": split,
+        "evaluation": evaluation,
+        "sites": dict(sorted(results.items())),
+        "roster": dict(sorted(roster.items())),
+        "score": score(results, federation.config.rounds.selection) if is_metrics else None,
+    }
+
+
+def score(results: dict[str, Facts], rule: SelectionRule) -> float | None:
+    """What the best model is chosen by; None if no site gave the metric."""
+    values = [
+        float(r["metrics"][SELECTION_METRIC])
+        for r in results.values()
+        if SELECTION_METRIC in r["metrics"]
+    ]
+    if not values:
+        return None
+    return min(values) if rule == "worst-site-psnr" else math.fsum(values) / len(values)
+
+
+def best_round(evaluations: list[Facts], rule: SelectionRule) -> int | None:
+    """Round of the best validated model; the later of two equal ones; None if none was scored."""
+    scored = [
+        (e["score"], e["round"])
+        for e in evaluations
+        if e["split"] == "validation" and e["score"] is not None
+    ]
+    if not scored:
+        return None
+    if rule == "last":
+        return int(max(number for _, number in scored))
+    return int(max(scored)[1])
+
+
+def _request(
+    federation: Federation, subject: ModelUnderTest, split: Split, evaluation: EvaluationKind
+) -> EvaluateRequest:
+    config = federation.config
+    preset = config.effective_preset
+    return EvaluateRequest(
+        run=config.run,
+        round=subject.round_number,
+        base_hash=subject.model_hash,
+        grid=preset.grid,
+        network=preset.network,
+        split=split,
+        evaluation=evaluation,
+        flip_average=config.flip_average,
+    )
+
+
+def _checked(
+    reply: EvaluateReply, subject: ModelUnderTest, split: Split, evaluation: EvaluationKind
+) -> EvaluateReply:
+    came = (reply.round, reply.base_hash, reply.split, reply.evaluation)
+    if came != (subject.round_number, subject.model_hash, split, evaluation):
+        raise RefusedError("wrong-round", "answers another evaluation")
+    return reply

@@ -1,0 +1,148 @@
+"""Who takes part: joining, roles, ownership of groups, and the quorum."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from iedn import progress
+from iedn.errors import IednError, ProtocolError, RefusedError
+from iedn.parameters import groups_for
+from iedn.protocol.messages import CapabilitiesRequest, SiteCapabilities
+from iedn.protocol.records import parse, to_record
+
+from .config import FederationConfig
+from .exchange import Patience, Question, ask
+from .registry import SiteRegistry
+
+_log = logging.getLogger(__name__)
+
+Roster = dict[str, dict[str, Any]]
+"""What became of each site in a round: ``status`` and facts; a refusal carries its code."""
+
+
+class QuorumError(IednError):
+    """Too few sites; the run stops here and goes on from here when started again."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What does not change during a run.
+
+    Attributes:
+        grid: Flower's grid.
+        registry: who is online.
+        config: the coordinator's configuration.
+        capabilities: what each site that joined has declared.
+    """
+
+    grid: Grid
+    registry: SiteRegistry
+    config: FederationConfig
+    capabilities: Mapping[str, SiteCapabilities] = field(default_factory=dict)
+
+    @property
+    def patience(self) -> Patience:
+        """How long the exchanges of a round wait."""
+        rounds = self.config.rounds
+        return Patience(rounds.deadline_s, rounds.offline_grace_s, rounds.poll_interval_s)
+
+    def groups_of(self, site: str) -> tuple[str, ...]:
+        """The groups a site owns (or, if it only evaluates, needs), decoder last."""
+        network = self.config.effective_preset.network
+        if network.architecture != "iedn":
+            return groups_for(())
+        known = self.capabilities[site].scans_by_modality
+        return groups_for(m for m in network.modalities if m in known)
+
+    def trainers(self) -> list[str]:
+        """The training sites that joined."""
+        return [s for s, c in sorted(self.capabilities.items()) if c.role == "train"]
+
+    def evaluators(self) -> list[str]:
+        """The evaluating sites that joined."""
+        return [s for s, c in sorted(self.capabilities.items()) if c.role == "evaluate"]
+
+
+def join(federation: Federation) -> tuple[dict[str, SiteCapabilities], Roster]:
+    """Ask every site what it can contribute.
+
+    Raises:
+        QuorumError: fewer training sites than the quorum, or a required one is missing.
+    """
+    config = federation.config
+    preset = config.effective_preset
+    request = CapabilitiesRequest(run=config.run, grid=preset.grid, network=preset.network)
+    joined: dict[str, SiteCapabilities] = {}
+    roster: Roster = {}
+
+    def on_reply(site: str, record: RecordDict) -> None:
+        try:
+            joined[site] = _checked(site, parse(record, SiteCapabilities), config)
+        except ProtocolError as error:
+            roster[site] = refusal(site, error)
+            return
+        roster[site] = {"status": "joined"}
+        progress.report("sites joined", len(joined), len(config.sites))
+
+    rounds = config.rounds
+    sites = frozenset(config.sites)
+    question = Question(sites, lambda _: to_record(request), "query", "join", needed=sites)
+    patience = Patience(rounds.join_timeout_s, rounds.offline_grace_s, rounds.poll_interval_s)
+    missing = ask(federation.grid, federation.registry, question, on_reply, patience)
+    roster.update({site: {"status": why} for site, why in missing.items()})
+    trainers = [s for s, c in joined.items() if c.role == "train"]
+    check_quorum(config, trainers, roster, "join")
+    return dict(sorted(joined.items())), roster
+
+
+def refusal(site: str, error: ProtocolError) -> dict[str, Any]:
+    """The roster's entry for a reply that was not accepted."""
+    _log.warning("%s: reply not accepted: %s", site, error)
+    status = "failed" if error.code == "failure" else "refused"
+    return {"status": status, "code": error.code, "reason": error.problem}
+
+
+def _checked(
+    site: str, capabilities: SiteCapabilities, config: FederationConfig
+) -> SiteCapabilities:
+    entry = config.sites[site]
+    if capabilities.role != entry.role:
+        text = f"declares role {capabilities.role!r}; the federation has {entry.role!r}"
+        raise RefusedError("wrong-role", text)
+    if not capabilities.scans_by_modality:
+        raise RefusedError("no-modality", "declares no modality")
+    if capabilities.role == "train" and capabilities.num_training_scans < 1:
+        raise RefusedError("no-scans", "declares no training scans")
+    return capabilities
+
+
+def check_quorum(config: FederationConfig, present: list[str], roster: Roster, label: str) -> None:
+    """Stop the run unless enough training sites, and every required one, are present.
+
+    Raises:
+        QuorumError: says how many there are, and why each other site is missing.
+    """
+    required = {s for s, entry in config.sites.items() if entry.required}
+    absent = sorted(required - set(present) - {s for s in required if _is_evaluator(config, s)})
+    if len(present) >= config.rounds.quorum and not absent:
+        return
+    reasons = ", ".join(
+        f"{site}: {entry.get('code', entry['status'])}"
+        for site, entry in sorted(roster.items())
+        if entry["status"] not in ("accepted", "joined")
+    )
+    text = (
+        f"{label}: {len(present)} of {config.rounds.quorum} needed sites"
+        + (f"; required but missing: {', '.join(absent)}" if absent else "")
+        + (f" ({reasons})" if reasons else "")
+        + ". Nothing was committed; start again with the same command to go on from here"
+    )
+    raise QuorumError(text)
+
+
+def _is_evaluator(config: FederationConfig, site: str) -> bool:
+    return config.sites[site].role == "evaluate"

@@ -1,0 +1,41 @@
+"""Who a node is: decided by the coordinator, never by what a node says of itself."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from flwr.serverapp import Grid
+
+
+class SiteRegistry(Protocol):
+    """Maps the nodes that are online to the names of sites."""
+
+    def online(self, grid: Grid) -> dict[int, str]:
+        """Site name by node id, for registered nodes that are online now."""
+        ...
+
+
+class NamedRegistry:
+    """The deployment's registry: a node's registered name, as SuperLink's database holds it."""
+
+    def __init__(self, sites: Iterable[str]) -> None:
+        self._sites = frozenset(sites)
+
+    def online(self, grid: Grid) -> dict[int, str]:
+        """Nodes whose registered name is a site of the federation; all others are ignored."""
+        return {n.node_id: n.name for n in grid.get_nodes() if n.name in self._sites}
+
+
+class PartitionRegistry:
+    """Flower's simulation has no names: its nodes are numbered partitions of one machine.
+
+    The scenario is the registry there; the partition numbers come from a query that is answered
+    by the simulation's own code on the same machine.
+    """
+
+    def __init__(self, site_by_node: Mapping[int, str]) -> None:
+        self._site_by_node = dict(site_by_node)
+
+    def online(self, grid: Grid) -> dict[int, str]:
+        """Nodes that are online, with the site they play."""
+        present = set(grid.get_node_ids())
+        return {n: s for n, s in self._site_by_node.items() if n in present}

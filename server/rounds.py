@@ -1,0 +1,181 @@
+"""One round: ask, let pass or refuse, sum.
+
+Nothing is written here; ``run`` commits what a round returns.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import RecordDict
+
+from iedn import progress
+from iedn.errors import ProtocolError, RefusedError
+from iedn.parameters import SHARED_GROUP, flatten, state_hash
+from iedn.protocol.checks import Shapes, shapes_of
+from iedn.protocol.messages import TrainReply, TrainRequest
+from iedn.protocol.records import parse, parse_groups, to_record
+
+from .aggregation import Float32Groups, StreamingSum, Update, apply_step
+from .exchange import Question, ask
+from .federation import Federation, Roster, check_quorum, refusal
+from .gate import Expectation, admit, declared_weight
+from .optimizers import Moments, server_step
+
+Facts = dict[str, Any]
+
+
+def subset(model: Float32Groups, groups: tuple[str, ...]) -> Float32Groups:
+    """The part of the model that a site receives."""
+    return {g: model[g] for g in groups if g in model}
+
+
+@dataclass
+class RoundState:
+    """The global model between rounds.
+
+    Attributes:
+        number: last committed round.
+        model: float32 tensors by group.
+        model_hash: its hash.
+        moments: server-optimiser state.
+        accepted_norms: norms of the updates of each committed round.
+    """
+
+    number: int
+    model: Float32Groups
+    model_hash: str
+    moments: Moments
+    accepted_norms: list[list[float]]
+
+
+def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, Facts]:
+    """One round up to the commit: the next state, and the facts for the history.
+
+    Raises:
+        QuorumError: fewer accepted updates than the quorum, or a required site is missing.
+    """
+    intake = _Intake.open(federation, state)
+    sites = frozenset(federation.trainers())
+    required = frozenset(s for s in sites if federation.config.sites[s].required)
+    label = f"round {state.number + 1}"
+    question = Question(sites, intake.build, "train", label, needed=required)
+    missing = ask(federation.grid, federation.registry, question, intake.take, federation.patience)
+    intake.roster.update({site: {"status": why} for site, why in missing.items()})
+    check_quorum(federation.config, intake.accepted(), intake.roster, label)
+    return intake.close()
+
+
+@dataclass
+class _Intake:
+    """The running sum of a round and what became of each site."""
+
+    federation: Federation
+    state: RoundState
+    owners: dict[str, int]
+    shapes: Shapes
+    total: StreamingSum
+    norm_bound: float
+    roster: Roster = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, federation: Federation, state: RoundState) -> "_Intake":
+        shapes = shapes_of(state.model)
+        owned = [federation.groups_of(site) for site in federation.trainers()]
+        aggregation = federation.config.aggregation
+        return cls(
+            federation,
+            state,
+            owners={g: sum(g in groups for groups in owned) for g in shapes},
+            shapes=shapes,
+            total=StreamingSum(shapes, aggregation.method),
+            norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
+        )
+
+    def accepted(self) -> list[str]:
+        return sorted(self.norms)
+
+    def request(self, site: str) -> TrainRequest:
+        config = self.federation.config
+        preset = config.effective_preset
+        groups = self.federation.groups_of(site)
+        return TrainRequest(
+            run=config.run,
+            round=self.state.number + 1,
+            base_hash=self.state.model_hash,
+            grid=preset.grid,
+            network=preset.network,
+            training=config.training,
+            seed=config.seed,
+            group_sites={g: self.owners[g] for g in groups if g in self.owners},
+        )
+
+    def build(self, site: str) -> RecordDict:
+        groups = self.federation.groups_of(site)
+        return to_record(self.request(site), subset(self.state.model, groups))
+
+    def take(self, site: str, record: RecordDict) -> None:
+        try:
+            self._admit(site, record)
+        except ProtocolError as error:
+            self.roster[site] = refusal(site, error)
+        done = len(self.roster)
+        total = len(self.federation.trainers())
+        progress.report(f"round {self.state.number + 1}: replies", done, total)
+
+    def _admit(self, site: str, record: RecordDict) -> None:
+        reply = parse(record, TrainReply)
+        deltas = parse_groups(record)
+        capabilities = self.federation.capabilities[site]
+        groups = self.federation.groups_of(site)
+        expected = Expectation(
+            self.request(site),
+            capabilities,
+            {g: self.shapes[g] for g in groups if g in self.shapes},
+            self.norm_bound,
+        )
+        norm = admit(reply, deltas, expected)
+        update = Update(deltas, reply.weights, declared_weight(capabilities, SHARED_GROUP))
+        if self.total.would_overflow(update):
+            raise RefusedError("wrong-weight", "the total weight of a group exceeds 2^20")
+        self.total.add(update)
+        self.norms[site] = norm
+        self.weights[site] = dict(reply.weights)
+        self.roster[site] = {
+            "status": "accepted",
+            "norm": round(norm, 6),
+            "weights": dict(sorted(reply.weights.items())),
+            "held": sorted(reply.held_groups),
+            "duration_s": reply.duration_s,
+            "epsilon": reply.epsilon,
+            "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
+        }
+
+    def close(self) -> tuple[RoundState, Facts]:
+        optimizer = self.federation.config.aggregation.optimizer
+        step, moments = server_step(self.total.mean_deltas(), self.state.moments, optimizer)
+        model = apply_step(self.state.model, step)
+        norms = [self.norms[site] for site in self.accepted()]
+        state = RoundState(
+            self.state.number + 1,
+            model,
+            state_hash(flatten(model)),
+            moments,
+            [*self.state.accepted_norms, norms],
+        )
+        return state, {
+            "base_hash": self.state.model_hash,
+            "roster": dict(sorted(self.roster.items())),
+            "contributions": self._contributions(),
+            "accepted_norms": norms,
+        }
+
+    def _contributions(self) -> dict[str, dict[str, int]]:
+        return {
+            group: {
+                "sites": sum(group in w for w in self.weights.values()),
+                "scans": sum(w.get(group, 0) for w in self.weights.values()),
+            }
+            for group in self.shapes
+        }

@@ -1,0 +1,133 @@
+"""A whole run: join, rounds, best model, final evaluation; and going on after any stop."""
+
+import logging
+from dataclasses import dataclass, replace
+
+from flwr.serverapp import Grid
+
+from iedn import progress
+from iedn.parameters import flatten, state_hash
+
+from .config import FederationConfig
+from .evaluation import ModelUnderTest, best_round, evaluate
+from .federation import Federation, join
+from .registry import SiteRegistry
+from .rounds import RoundState, train_round
+from .run_folder import BEST, Event, RunFolder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run has reached.
+
+    Attributes:
+        rounds: committed rounds.
+        model_hash: hash of the model after the last round.
+        best_round: round of the model in ``best.safetensors``.
+        best_hash: its hash.
+    """
+
+    rounds: int
+    model_hash: str
+    best_round: int
+    best_hash: str
+
+
+def run_federation(
+    grid: Grid, registry: SiteRegistry, config: FederationConfig, folder: RunFolder
+) -> RunResult:
+    """Run a federation to its end, from wherever its folder says it stands.
+
+    Raises:
+        QuorumError: too few sites; everything committed so far is kept.
+    """
+    with folder.exclusive():
+        state = _initial_or_resumed(config, folder)
+        federation = Federation(grid, registry, config)
+        capabilities, roster = join(federation)
+        federation = replace(federation, capabilities=capabilities)
+        folder.append({"event": "join", "roster": roster, "sites": _declared(federation)})
+        _evaluate_if_missing(federation, folder, state)
+        while state.number < config.rounds.count:
+            progress.report("rounds", state.number, config.rounds.count)
+            state = _one_round(federation, folder, state)
+        progress.report("rounds", state.number, config.rounds.count)
+        return _finish(federation, folder, state)
+
+
+def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundState:
+    last = folder.last_commit()
+    if last is None:
+        from iedn.model import build_network
+        from iedn.parameters import state_by_group
+
+        model = state_by_group(build_network(config.effective_preset.network, config.seed))
+        last = folder.commit(0, model, {}, {"accepted_norms": []})
+    else:
+        _log.info("going on after round %d", last["round"])
+    model, moments = folder.load(last)
+    commits = [e for e in folder.events() if e["event"] == "commit" and e["round"] > 0]
+    norms = [list(e["accepted_norms"]) for e in commits]
+    return RoundState(last["round"], model, last["model_hash"], moments, norms)
+
+
+def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
+    after, facts = train_round(federation, state)
+    event = folder.commit(after.number, after.model, after.moments, facts)
+    _log.info("round %d committed: model %s", after.number, event["model_hash"][:12])
+    _evaluate_if_missing(federation, folder, after)
+    return after
+
+
+def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: RoundState) -> None:
+    """Validate the state's model unless the history has it, and keep the best one."""
+    if state.number == 0:
+        return
+    if state.number not in {e["round"] for e in _validations(folder)}:
+        subject = ModelUnderTest(state.number, state.model, state.model_hash)
+        folder.append(evaluate(federation, subject, split="validation", evaluation="metrics"))
+    best = best_round(_validations(folder), federation.config.rounds.selection)
+    stored = folder.path / BEST
+    if best in (state.number, None) or not stored.exists():
+        folder.save_best(_commit_of(folder, state.number))
+
+
+def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> RunResult:
+    model, best_hash, number = folder.load_best()
+    done = {
+        (e["split"], e["evaluation"], e["model_hash"])
+        for e in folder.events()
+        if e["event"] == "evaluation"
+    }
+    subject = ModelUnderTest(number, model, best_hash)
+    if ("test", "metrics", best_hash) not in done:
+        folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
+    if federation.evaluators() and ("test", "diagnostic", best_hash) not in done:
+        folder.append(evaluate(federation, subject, split="test", evaluation="diagnostic"))
+    result = RunResult(state.number, state_hash(flatten(state.model)), number, best_hash)
+    folder.append({"event": "finished", **vars(result)})
+    return result
+
+
+def _validations(folder: RunFolder) -> list[Event]:
+    events = folder.events()
+    return [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
+
+
+def _commit_of(folder: RunFolder, number: int) -> Event:
+    commits = [e for e in folder.events() if e["event"] == "commit" and e["round"] == number]
+    return commits[-1]
+
+
+def _declared(federation: Federation) -> dict[str, object]:
+    return {
+        site: {
+            "role": c.role,
+            "num_training_scans": c.num_training_scans,
+            "scans_by_modality": {str(m): n for m, n in c.scans_by_modality.items()},
+            "code_version": c.code_version,
+        }
+        for site, c in federation.capabilities.items()
+    }

@@ -1,0 +1,241 @@
+"""The run folder: what the coordinator keeps, and how it survives being killed.
+
+``round-0007.safetensors``  the global model after round 7
+``state-0007.safetensors``  server-optimiser moments after round 7 (only where there are any)
+``best.safetensors``        the model chosen on validation
+``history.jsonl``           one line an event; the ``commit`` line is what makes a round count
+``federation.lock.json``    versions, hashes, seeds and configuration of the run
+
+A round is committed by appending its line after its files are on disk. A process killed before
+leaves files nobody refers to, which the repeated round overwrites; killed after, nothing is lost.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+
+from iedn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from iedn.config import NetworkConfig
+from iedn.errors import CheckpointError, ConfigError
+from iedn.files import append_line, atomic_write_bytes
+from iedn.parameters import flatten, group_of, state_hash
+
+from .aggregation import Float32Groups
+from .config import FederationConfig
+from .optimizers import Moments
+
+HISTORY, LOCK, BEST = "history.jsonl", "federation.lock.json", "best.safetensors"
+
+Event = dict[str, Any]
+
+
+class RunFolder:
+    """One run's files; hold it with ``exclusive`` while the run goes on.
+
+    Args:
+        path: the folder; made if missing.
+        config: the run's configuration.
+
+    Raises:
+        ConfigError: the folder belongs to a run with another configuration.
+    """
+
+    def __init__(self, path: Path, config: FederationConfig) -> None:
+        self.path = Path(path)
+        self._config = config
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_or_write_lock()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep a second coordinator out of the folder.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        with (self.path / ".exclusive").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                problem = "another process is running this run"
+                raise ConfigError(problem, where=str(self.path)) from None
+            yield
+
+    def events(self) -> list[Event]:
+        """All complete lines of the history; a line torn by a crash is cut off."""
+        path = self.path / HISTORY
+        content = path.read_bytes() if path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            atomic_write_bytes(path, complete)
+        try:
+            return [json.loads(line) for line in complete.splitlines()]
+        except ValueError as error:
+            raise CheckpointError("the history is damaged", where=str(path)) from error
+
+    def append(self, event: Event) -> None:
+        """Append one event, durably."""
+        append_line(self.path / HISTORY, json.dumps(event, sort_keys=True))
+
+    def last_commit(self) -> Event | None:
+        """The commit line of the last committed round."""
+        commits = [e for e in self.events() if e["event"] == "commit"]
+        return commits[-1] if commits else None
+
+    def commit(
+        self, round_number: int, model: Float32Groups, moments: Moments, facts: Event
+    ) -> Event:
+        """Write model and optimiser state, then the line that makes the round count."""
+        model_hash = self._save_model(self._round_path(round_number), model, round_number)
+        event: Event = {
+            "event": "commit",
+            "round": round_number,
+            "model_hash": model_hash,
+            "state_hash": self._save_moments(round_number, moments),
+            "time": _now(),
+            **facts,
+        }
+        self.append(event)
+        self._prune(round_number)
+        return event
+
+    def load(self, commit: Event) -> tuple[Float32Groups, Moments]:
+        """Model and optimiser state of a commit.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or not the one that was committed.
+        """
+        path = self._round_path(commit["round"])
+        checkpoint = load_checkpoint(path)
+        if state_hash(checkpoint.tensors) != commit["model_hash"]:
+            raise CheckpointError("is not the model that was committed", where=str(path))
+        return _by_group(checkpoint), self._load_moments(commit)
+
+    def save_best(self, commit: Event) -> None:
+        """Make the committed model the best one."""
+        model, _ = self.load(commit)
+        self._save_model(self.path / BEST, model, commit["round"])
+
+    def load_best(self) -> tuple[Float32Groups, str, int]:
+        """The best model, its hash and its round."""
+        checkpoint = load_checkpoint(self.path / BEST)
+        return (
+            _by_group(checkpoint),
+            state_hash(checkpoint.tensors),
+            int(checkpoint.metadata["round"]),
+        )
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The network whose tensors the folder holds."""
+        return self._config.effective_preset.network
+
+    def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
+        tensors = flatten(model)
+        metadata = {"run": self._config.run, "round": str(round_number)}
+        if self._config.simulation:
+            metadata["note"] = "trained in simulation; research use only"
+        save_checkpoint(path, tensors, self.network, metadata=metadata)
+        return state_hash(tensors)
+
+    def _save_moments(self, round_number: int, moments: Moments) -> str | None:
+        if not moments:
+            return None
+        content = safetensors.numpy.save(dict(moments))
+        atomic_write_bytes(self._state_path(round_number), content)
+        return state_hash(moments)
+
+    def _load_moments(self, commit: Event) -> Moments:
+        if commit["state_hash"] is None:
+            return {}
+        path = self._state_path(commit["round"])
+        try:
+            moments = safetensors.numpy.load(path.read_bytes())
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError("cannot be read", where=str(path)) from error
+        if state_hash(moments) != commit["state_hash"]:
+            raise CheckpointError("is not the state that was committed", where=str(path))
+        return moments
+
+    def _prune(self, newest: int) -> None:
+        for path in self.path.glob("*-[0-9][0-9][0-9][0-9].safetensors"):
+            if int(path.stem[-4:]) <= newest - self._config.rounds.keep:
+                path.unlink()
+
+    def _round_path(self, round_number: int) -> Path:
+        return self.path / f"round-{round_number:04d}.safetensors"
+
+    def _state_path(self, round_number: int) -> Path:
+        return self.path / f"state-{round_number:04d}.safetensors"
+
+    def _check_or_write_lock(self) -> None:
+        path = self.path / LOCK
+        if not path.exists():
+            content = json.dumps(lock_of(self._config), indent=2, sort_keys=True)
+            atomic_write_bytes(path, content.encode() + b"\n")
+            return
+        try:
+            locked = json.loads(path.read_bytes())["configuration"]
+        except (ValueError, KeyError) as error:
+            raise ConfigError("is damaged", where=str(path)) from error
+        difference = _first_difference(_comparable(locked), _comparable(_dump(self._config)))
+        if difference:
+            problem = f"the folder holds a run that differs in {difference}"
+            allowed = "the same configuration, or another folder; rounds.count may change"
+            raise ConfigError(problem, where=str(self.path), allowed=allowed)
+
+
+def lock_of(config: FederationConfig) -> dict[str, Any]:
+    """What has to be the same for bit-identical models, and the whole configuration."""
+    packages = ("iedn", "flwr", "torch", "numpy", "scipy", "SimpleITK", "nibabel")
+    return {
+        "configuration": _dump(config),
+        "versions": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu_count": os.cpu_count(),
+        "seed": config.seed,
+        "simulation": config.simulation,
+        "created": _now(),
+    }
+
+
+def _dump(config: FederationConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _comparable(dump: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what a continued run may change."""
+    changeable = ("count", "deadline_s", "join_timeout_s", "offline_grace_s", "keep")
+    rounds = {k: v for k, v in dump.get("rounds", {}).items() if k not in changeable}
+    return {**dump, "rounds": rounds}
+
+
+def _first_difference(a: Any, b: Any, place: str = "") -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            inner = _first_difference(a.get(key), b.get(key), f"{place}.{key}".strip("."))
+            if inner:
+                return inner
+        return ""
+    return "" if a == b else f"{place} ({a!r} there, {b!r} here)"
+
+
+def _by_group(checkpoint: Checkpoint) -> Float32Groups:
+    groups: Float32Groups = {}
+    for name in sorted(checkpoint.tensors):
+        groups.setdefault(group_of(name), {})[name] = checkpoint.tensors[name]
+    return groups
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,192 @@
+"""One patient's scans: anatomy once, then lesion, images and truth of every visit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from iedn.modalities import BRAIN_MASK, TARGET, Modality
+
+from .acquisition import Matrix, Sampler, finish, rigid_motion, scan_grid
+from .anatomy import Anatomy, head_lattice, make_anatomy
+from .config import PhantomCohort, SiteProtocol
+from .dsc import baseline_weight, measure_cbv
+from .fields import Volume
+from .latents import PatientPlan, VisitLatents, draw_visits
+from .lesion import LesionShape, LesionTexture, draw_shape, draw_texture, with_lesion
+from .nifti import write_volume
+from .signals import Head, ideal_image, true_cbf, true_cbv
+from .streams import Draw, stream
+from .tissue import BRAIN_TISSUES, Tissue, TissueTable, tissue_table
+
+LESION_MASK = "lesion_mask"
+POSE_SD_MM = 1.5
+"""How differently a patient lies in the scanner from visit to visit."""
+RIM_LEAST_FRACTION = 0.4
+INSIDE_BRAIN = (*BRAIN_TISSUES, Tissue.CSF)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """All that is needed to scan one visit.
+
+    Attributes:
+        protocol: how the site scans.
+        seed: the cohort's seed.
+        patient: the patient's number.
+        number: the visit's number, from 1.
+        anatomy: the healthy head.
+        head: the head with its lesion.
+        table: tissue constants, with this visit's rim.
+        pose: 4 x 4, position of the head in the scanner.
+    """
+
+    protocol: SiteProtocol
+    seed: int
+    patient: int
+    number: int
+    anatomy: Anatomy
+    head: Head
+    table: TissueTable
+    pose: Matrix
+
+    def rng(self, draw: Draw) -> np.random.Generator:
+        """The random stream of one thing at this visit."""
+        return stream(self.seed, draw, self.patient, self.number)
+
+    def sampler(self, image: str, motion: Matrix | None = None) -> Sampler:
+        """Sampler of one image; without ``motion`` the head lies as during T1WI."""
+        pose = self.pose if motion is None else motion @ self.pose
+        return Sampler(self.anatomy.lattice, scan_grid(self.protocol, image), pose)
+
+
+def _head(anatomy: Anatomy, fractions: Volume, texture: LesionTexture) -> Head:
+    rim = 0.25 * fractions[Tissue.RIM] * texture.perfusion
+    return Head(
+        fractions,
+        cbv_factor=np.clip(anatomy.cbv_factor + rim, 0.3, None),
+        cbf_factor=np.clip(anatomy.cbf_factor + rim, 0.3, None),
+        att_factor=anatomy.att_factor,
+    )
+
+
+def _scan_image(visit: Visit, modality: Modality) -> Volume:
+    rng = visit.rng(Draw.image(modality))
+    motion = rigid_motion(rng, visit.protocol.jitter_mm)
+    sampler = visit.sampler(modality, None if modality is Modality.T1WI else motion)
+    ideal = ideal_image(visit.head, visit.table, modality)
+    mean_signal = float(ideal[visit.anatomy.distance_mm < 0.0].mean())
+    site = (visit.protocol, sampler.grid)
+    return finish(sampler.sample(ideal), mean_signal, modality, site, rng)
+
+
+def _scan_cbv(visit: Visit) -> Volume:
+    rng = visit.rng(Draw.CBV)
+    sampler = visit.sampler(TARGET, rigid_motion(rng, visit.protocol.jitter_mm))
+    fractions, factor = visit.head.fractions, visit.head.cbv_factor
+    blood = {
+        t: sampler.sample(visit.table[t].cbv * fractions[t] * factor)
+        for t in (*BRAIN_TISSUES, Tissue.SCALP)
+    }
+    blood[Tissue.VEIN] = sampler.sample(visit.table[Tissue.VEIN].cbv * fractions[Tissue.VEIN])
+    weights = np.array([baseline_weight(visit.table, t) for t in Tissue], dtype=np.float32)
+    baseline = sampler.sample(np.tensordot(weights, fractions, axes=1))
+    return measure_cbv(blood, baseline, visit.table, rng) * np.float32(visit.protocol.cbv_scale)
+
+
+def _masks(visit: Visit) -> dict[str, Volume]:
+    """Brain mask, and the enhancing rim as lesion mask, on the grid of T1WI."""
+    sampler = visit.sampler(Modality.T1WI)
+    brain = sampler.sample(
+        (visit.anatomy.distance_mm < 0.0).astype(np.float32)
+    )
+    rim = sampler.sample(visit.head.fractions[Tissue.RIM])
+    least = min(RIM_LEAST_FRACTION, 0.6 * float(rim.max()))
+    return {BRAIN_MASK: brain >= 0.5, LESION_MASK: rim >= least}
+
+
+def present_modalities(protocol: SiteProtocol, rng: np.random.Generator) -> tuple[Modality, ...]:
+    """The modalities one scan has; a draw is made for all six, so that none moves another."""
+    draws = dict(zip(Modality, rng.random(len(Modality)), strict=True))
+    absent = protocol.missing_probability
+    return tuple(m for m in protocol.modalities if draws[m] >= absent.get(m, 0.0))
+
+
+def _write_visit(folder: Path, visit: Visit) -> dict[str, str]:
+    """Write one visit; gives the manifest's paths, relative to ``folder``."""
+    scan = Path(f"sub-{visit.patient:04d}") / f"visit-{visit.number}"
+    dtype = np.float32 if visit.protocol.dtype == "float32" else np.int16
+    paths: dict[str, str] = {}
+
+    def write(name: str, volume: Volume, stored: type[np.generic]) -> None:
+        path = scan / f"{name}.nii.gz"
+        write_volume(folder / path, volume, scan_grid(visit.protocol, name), stored)
+        paths[name] = path.as_posix()
+
+    for modality in present_modalities(visit.protocol, visit.rng(Draw.MISSING)):
+        stored = np.int16 if modality is Modality.ADC else dtype
+        write(modality, _scan_image(visit, modality), stored)
+    if visit.protocol.has_cbv:
+        write(TARGET, _scan_cbv(visit), dtype)
+    for name, mask in _masks(visit).items():
+        write(name, mask, np.uint8)
+    _write_truth(folder / "truth" / scan, visit)
+    return paths
+
+
+def _write_truth(folder: Path, visit: Visit) -> None:
+    sampler = visit.sampler(Modality.T1WI)
+    for name, image in (("CBV", true_cbv), ("CBF", true_cbf)):
+        truth = sampler.sample(image(visit.head, visit.table))
+        write_volume(folder / f"{name}.nii.gz", truth, sampler.grid, np.float32)
+
+
+def _visit(
+    cohort: PhantomCohort,
+    seed: int,
+    place: tuple[int, int],
+    lesion: tuple[LesionShape, LesionTexture, VisitLatents],
+    anatomy: Anatomy,
+) -> Visit:
+    patient, number = place
+    shape, texture, latents = lesion
+    fractions = with_lesion(anatomy, shape, texture, latents.radius_mm)
+    return Visit(
+        protocol=cohort.protocol,
+        seed=seed,
+        patient=patient,
+        number=number,
+        anatomy=anatomy,
+        head=_head(anatomy, fractions, texture),
+        table=tissue_table(cohort.protocol.tesla, latents.rim),
+        pose=rigid_motion(stream(seed, Draw.POSE, patient, number), POSE_SD_MM),
+    )
+
+
+def write_patient(
+    folder: Path, cohort: PhantomCohort, plan: PatientPlan, seed: int
+) -> list[dict[str, str]]:
+    """Write all scans of one patient.
+
+    Args:
+        folder: the cohort's folder.
+        cohort: what is scanned and how.
+        plan: the patient.
+        seed: the cohort's seed.
+
+    Returns:
+        One manifest row a visit.
+    """
+    lattice = head_lattice(cohort.protocol.spacing_mm)
+    anatomy = make_anatomy(seed, plan.number, lattice)
+    shape = draw_shape(seed, plan.number)
+    texture = draw_texture(seed, plan.number, lattice)
+    rows = []
+    latents = draw_visits(cohort, plan, seed, shape.radius_mm)
+    for number, visit_latents in enumerate(latents, start=1):
+        lesion = (shape, texture, visit_latents)
+        visit = _visit(cohort, seed, (plan.number, number), lesion, anatomy)
+        row = {"patient_id": f"sub-{plan.number:04d}", "scan_id": f"visit-{number}"}
+        label = {"label": visit_latents.outcome.value} if cohort.protocol.has_labels else {}
+        rows.append({**row, **label, **_write_visit(folder, visit)})
+    return rows

@@ -1,0 +1,157 @@
+"""What a hospital decides for itself: ``site.toml``. None of it ever leaves the hospital.
+
+Relative paths are taken from the folder of the file. Everything about the network and the
+training is the coordinator's and stands in ``iedn.config``.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+
+from iedn.config import FrozenModel
+from iedn.errors import ConfigError
+from iedn.toml import config_error_from, load_toml
+
+Role = Literal["train", "evaluate"]
+ReleaseKind = Literal["update", "metrics", "diagnostic"]
+
+SITE_FILE = "site.toml"
+SITES_VARIABLE = "IEDN_SITES"
+
+
+def _from_folder(path: Path, context: ValidationInfo) -> Path:
+    folder = (context.context or {}).get("folder", Path())
+    return Path(folder) / path.expanduser()
+
+
+SitePath = Annotated[Path, AfterValidator(_from_folder)]
+
+
+class PolicyConfig(FrozenModel):
+    """What may leave this site, and from how many patients at least.
+
+    Attributes:
+        min_patients: nothing computed from fewer patients leaves.
+        min_group_sites: a parameter group is sent only if at least this many sites train it.
+        reveal_small_group: send a group even if fewer sites than that train it.
+        releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
+            (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
+        max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
+    """
+
+    min_patients: int = Field(default=10, ge=1)
+    min_group_sites: int = Field(default=3, ge=1)
+    reveal_small_group: bool = False
+    releases: tuple[ReleaseKind, ...] = ("update", "metrics")
+    max_update_norm: float | None = Field(default=None, gt=0.0)
+
+
+class SplitConfig(FrozenModel):
+    """How patients without a split of their own in the manifest are divided.
+
+    Attributes:
+        train: fraction of the patients, like ``validation`` and ``test``; the three sum to 1.
+        seed: another seed is another division; the same seed is always the same one.
+    """
+
+    train: float = Field(default=0.7, ge=0.0, le=1.0)
+    validation: float = Field(default=0.15, ge=0.0, le=1.0)
+    test: float = Field(default=0.15, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            msg = f"fractions train + validation + test that sum to 1 (these sum to {total:.6g})"
+            raise ValueError(msg)
+        return self
+
+
+class CoordinatorConfig(FrozenModel):
+    """How to reach the coordinator.
+
+    Attributes:
+        address: ``host:port`` of the coordinator's public listener.
+        ca: certificate of the authority that signed the coordinator's certificate.
+        key: this site's private key.
+    """
+
+    address: str = Field(pattern=r"^\S+:[0-9]{1,5}$")
+    ca: SitePath | None = None
+    key: SitePath | None = None
+
+
+class SiteConfig(FrozenModel):
+    """One hospital's ``site.toml``.
+
+    Attributes:
+        name: lower-case letters, digits and hyphens; the same name the coordinator admitted.
+        role: ``train`` takes part in training, ``evaluate`` only synthesises and evaluates.
+        manifest: CSV or TSV table of the scans.
+        folder: where outputs go: ``releases.jsonl``, ``synthetic/``, local reports.
+        cache: preprocessed scans; may be deleted at any time.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads; absent means the coordinator's number.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    role: Role = "train"
+    manifest: SitePath
+    folder: SitePath
+    cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
+    threads: int | None = Field(default=None, ge=1, le=256)
+    policy: PolicyConfig = PolicyConfig()
+    split: SplitConfig = SplitConfig()
+    coordinator: CoordinatorConfig | None = None
+
+
+def load_site_config(path: Path | str) -> SiteConfig:
+    """Read and check a site file.
+
+    Without ``folder``, outputs go beside a file called ``site.toml``, and beside any other file
+    into a folder with the file's name: two sites described in one folder must not share a
+    release log.
+
+    Raises:
+        ConfigError: naming the file, the dotted key, the value that came and what is allowed.
+    """
+    path = Path(path).expanduser().absolute()
+    content = load_toml(path)
+    content.setdefault("folder", "." if path.name == SITE_FILE else path.stem)
+    try:
+        return SiteConfig.model_validate(content, context={"folder": path.parent})
+    except ValidationError as error:
+        raise config_error_from(error, path, model=SiteConfig) from error
+
+
+def find_site(name_or_path: str | Path) -> Path:
+    """The site file that ``--site NAME|PATH`` means.
+
+    A text with a path separator or the suffix ``.toml`` is a path (a folder stands for the
+    ``site.toml`` in it). A name is looked for as ``./kits/NAME/site.toml``,
+    ``./sites/NAME.toml`` and ``$IEDN_SITES/NAME.toml``, in this order.
+
+    Raises:
+        ConfigError: nothing there; the message lists the places tried.
+    """
+    places = _places(str(name_or_path))
+    for place in places:
+        if place.is_file():
+            return place
+    tried = ", ".join(str(place) for place in places)
+    hint = "" if os.environ.get(SITES_VARIABLE) else f" (${SITES_VARIABLE} is not set)"
+    raise ConfigError(f"no site file for {str(name_or_path)!r}; looked for {tried}{hint}")
+
+
+def _places(text: str) -> list[Path]:
+    path = Path(text).expanduser()
+    if path.suffix == ".toml" or "/" in text or os.sep in text or text in {"", ".", ".."}:
+        return [path / SITE_FILE if path.is_dir() else path]
+    places = [Path("kits") / text / SITE_FILE, Path("sites") / f"{text}.toml"]
+    if variable := os.environ.get(SITES_VARIABLE):
+        places.append(Path(variable).expanduser() / f"{text}.toml")
+    return places

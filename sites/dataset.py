@@ -1,0 +1,297 @@
+"""A site's cohort as torch datasets, ready for the network.
+
+``prepare_cohort`` is the whole way from ``site.toml`` to samples. One bad scan never stops it:
+what cannot be used is put in quarantine with its code, and the rest goes on. Nothing here leaves
+the site.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from iedn.config import GridConfig
+from iedn.errors import CohortError, ScanError
+from iedn.modalities import TARGET, Modality
+from iedn.sample import IednSample
+
+from .cache import ScanCache, ScanSummary, cache_key, summarise
+from .cohort import (
+    Cohort,
+    Quarantine,
+    ScanRecord,
+    load_manifest,
+    modality_counts,
+    split_by_patient,
+)
+from .config import SiteConfig
+from .preprocessing import PreparedScan, Shape, prepare_scan
+from .reading import Finding, FloatArray
+
+KEEP_BYTES = 2**30
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A scan that can be used.
+
+    Attributes:
+        record: the scan with only those files that could be used.
+        source: the scan as the manifest has it.
+        key: its name in the cache.
+        shape: (D, H, W).
+    """
+
+    record: ScanRecord
+    source: ScanRecord
+    key: str
+    shape: Shape
+
+
+class ScanStore:
+    """Prepared scans from the cache, the latest kept in memory; rebuilds what is damaged.
+
+    Args:
+        cache: where they are.
+        grid: the preset's grid, for rebuilding.
+        keep_bytes: how much to keep in memory; 0 keeps nothing.
+    """
+
+    def __init__(self, cache: ScanCache, grid: GridConfig, keep_bytes: int = KEEP_BYTES) -> None:
+        self._cache, self.grid, self._keep_bytes = cache, grid, keep_bytes
+        self._kept: OrderedDict[str, PreparedScan] = OrderedDict()
+        self._bytes = 0
+
+    def summary(self, record: ScanRecord, key: str) -> ScanSummary:
+        """What the scan has; it is prepared if the cache does not have it.
+
+        Raises:
+            ScanError: the scan cannot be prepared.
+        """
+        return self._cache.summary(key) or summarise(self._build(record, key))
+
+    def load(self, record: ScanRecord, key: str) -> PreparedScan:
+        """The scan's arrays.
+
+        Raises:
+            ScanError: the scan had to be prepared again and its files are not there any more.
+        """
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        scan = self._cache.load(key) or self._build(record, key)
+        self._keep(key, scan)
+        return scan
+
+    def _build(self, record: ScanRecord, key: str) -> PreparedScan:
+        scan = prepare_scan(record, self.grid)
+        self._cache.store(key, scan)
+        return scan
+
+    def _keep(self, key: str, scan: PreparedScan) -> None:
+        self._kept[key] = scan
+        self._bytes += _num_bytes(scan)
+        while self._bytes > self._keep_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= _num_bytes(dropped)
+
+
+class ScanDataset(Dataset[IednSample]):
+    """Scans as samples, read from the cache when they are asked for.
+
+    Args:
+        entries: the scans.
+        store: where their arrays come from.
+    """
+
+    def __init__(self, entries: Iterable[Entry], store: ScanStore) -> None:
+        self._entries, self._store = tuple(entries), store
+
+    @property
+    def records(self) -> list[ScanRecord]:
+        """The scans' records, with only those files that are used. Local."""
+        return [entry.record for entry in self._entries]
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """(D, H, W) of every scan, without reading it."""
+        return [entry.shape for entry in self._entries]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> IednSample:
+        return as_sample(self.prepared(index))
+
+    def prepared(self, index: int) -> PreparedScan:
+        """The scan's arrays with their geometry and regions."""
+        entry = self._entries[index]
+        return self._store.load(entry.source, entry.key)
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """A site's scans, ready for use.
+
+    Attributes:
+        train: scans to train on; empty at an evaluating site.
+        validation: held-out scans; at an evaluating site, like ``test``, the whole cohort.
+        test: held-out scans.
+        all: every scan that could be prepared, with or without CBV.
+        counts: scans with each modality among those to train on (at an evaluating site: among
+            all); a modality that none has is absent.
+        quarantined: scans and files that are not used, and why.
+        warnings: findings about data that is used, by ``patient_id/scan_id``.
+        problems: findings about the manifest.
+    """
+
+    train: ScanDataset
+    validation: ScanDataset
+    test: ScanDataset
+    all: ScanDataset
+    counts: dict[Modality, int]
+    quarantined: tuple[Quarantine, ...]
+    warnings: tuple[tuple[str, Finding], ...]
+    problems: tuple[str, ...]
+
+    @property
+    def records(self) -> list[ScanRecord]:
+        """Records of all scans that could be prepared. Local."""
+        return self.all.records
+
+
+def prepare_cohort(
+    config: SiteConfig,
+    grid: GridConfig,
+    *,
+    progress: Progress | None = None,
+    workers: int = 1,
+) -> PreparedCohort:
+    """Read the manifest, prepare every scan that is not yet in the cache, and split.
+
+    The split is made over the scans that can be used; at a training site these are the ones
+    with measured CBV.
+
+    Args:
+        config: the site.
+        grid: the preset's grid.
+        progress: called with (done, total) after every scan.
+        workers: scans prepared at a time.
+
+    Raises:
+        CohortError: the manifest is wrong, or no scan can be used; the message lists why.
+    """
+    cohort = load_manifest(config.manifest)
+    store = ScanStore(ScanCache(config.cache), grid)
+    outcomes = _prepare_all(cohort.scans, store, progress, workers)
+    entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    quarantined = [q for outcome in outcomes for q in outcome.quarantined]
+    usable = entries
+    if config.role == "train":
+        usable = [entry for entry in entries if entry.record.cbv is not None]
+        quarantined += [_without_cbv(e.record) for e in entries if e.record.cbv is None]
+    if not usable:
+        raise CohortError(_nothing_left(config, cohort, quarantined))
+    train, validation, test = _parts(config, usable)
+    return PreparedCohort(
+        train=ScanDataset(train, store),
+        validation=ScanDataset(validation, store),
+        test=ScanDataset(test, store),
+        all=ScanDataset(entries, store),
+        counts=modality_counts(e.record for e in (train if config.role == "train" else usable)),
+        quarantined=tuple(quarantined),
+        warnings=tuple(w for outcome in outcomes for w in outcome.warnings),
+        problems=cohort.problems,
+    )
+
+
+def as_sample(scan: PreparedScan) -> IednSample:
+    """A prepared scan as the network takes it: float32 tensors (1, D, H, W)."""
+    return IednSample(
+        images={modality: _tensor(array) for modality, array in scan.images.items()},
+        brain_mask=_tensor(scan.brain_mask),
+        cbv=None if scan.cbv is None else _tensor(scan.cbv),
+    )
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    entry: Entry | None
+    quarantined: tuple[Quarantine, ...]
+    warnings: tuple[tuple[str, Finding], ...] = ()
+
+
+def _prepare_all(
+    scans: Sequence[ScanRecord], store: ScanStore, progress: Progress | None, workers: int
+) -> list[_Outcome]:
+    """One outcome a scan, in the manifest's order whatever the order of completion."""
+    outcomes = []
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for outcome in pool.map(lambda record: _prepare_one(record, store), scans):
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), len(scans))
+    return outcomes
+
+
+def _prepare_one(record: ScanRecord, store: ScanStore) -> _Outcome:
+    try:
+        key = cache_key(record, store.grid)
+        summary = store.summary(record, key)
+    except ScanError as error:
+        return _Outcome(None, (Quarantine(error.code, record.key, error.modality, error.problem),))
+    entry = Entry(_reduced(record, summary.columns), record, key, summary.shape)
+    refused = (Quarantine(f.code, record.key, f.modality, f.problem) for f in summary.refused)
+    return _Outcome(entry, tuple(refused), tuple((record.key, f) for f in summary.warnings))
+
+
+def _reduced(record: ScanRecord, columns: frozenset[str]) -> ScanRecord:
+    """The record without the files that could not be used."""
+    return replace(
+        record,
+        images={m: path for m, path in record.images.items() if m in columns},
+        cbv=record.cbv if TARGET in columns else None,
+        lesion_mask=record.lesion_mask if "lesion_mask" in columns else None,
+        reader_roi=record.reader_roi if "reader_roi" in columns else None,
+    )
+
+
+def _parts(config: SiteConfig, usable: list[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    if config.role == "evaluate":
+        return [], usable, usable
+    cohort = Cohort(tuple(entry.record for entry in usable))
+    split = split_by_patient(cohort, config.split, config.split.seed)
+    by_key = {entry.record.key: entry for entry in usable}
+    train, validation, test = (
+        [by_key[record.key] for record in part]
+        for part in (split.train, split.validation, split.test)
+    )
+    return train, validation, test
+
+
+def _without_cbv(record: ScanRecord) -> Quarantine:
+    problem = "no usable measured CBV: kept for synthesis, not used for training or metrics"
+    return Quarantine("E403", record.key, TARGET, problem)
+
+
+def _nothing_left(config: SiteConfig, cohort: Cohort, quarantined: list[Quarantine]) -> str:
+    reasons = "; ".join(f"{q.code} {q.scan} {q.modality}: {q.problem}" for q in quarantined[:5])
+    return (
+        f"{config.manifest}: none of {len(cohort.scans)} scans can be used "
+        f"({len(cohort.excluded)} more are excluded). {reasons}"
+    )
+
+
+def _tensor(array: FloatArray) -> Tensor:
+    return torch.from_numpy(array).unsqueeze(0)
+
+
+def _num_bytes(scan: PreparedScan) -> int:
+    arrays = [*scan.images.values(), *scan.regions.values(), scan.brain_mask]
+    return sum(a.nbytes for a in arrays) + (0 if scan.cbv is None else scan.cbv.nbytes)

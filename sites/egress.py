@@ -1,0 +1,251 @@
+"""The only way out of a hospital: everything that leaves is built here, and logged first.
+
+Default deny: a kind of release the policy does not name is refused, as is anything computed from
+fewer patients than it demands. Per-scan values have no way through. Declared counts are rounded
+down to multiples of 5, so that two releases cannot be subtracted to find one patient.
+"""
+
+import logging
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iedn import __version__
+from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
+from iedn.modalities import Modality
+from iedn.parameters import SHARED_GROUP, flatten, state_hash
+from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
+from iedn.protocol.messages import (
+    EvaluateReply,
+    EvaluateRequest,
+    FailureReply,
+    ProtocolMessage,
+    Role,
+    SiteCapabilities,
+    TrainReply,
+    TrainRequest,
+    safe_code,
+)
+
+from .config import PolicyConfig, ReleaseKind
+from .release_log import ReleaseLog
+
+_log = logging.getLogger(__name__)
+
+COARSE_STEP = 5
+
+Deltas = dict[str, dict[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True)
+class TrainingCounts:
+    """How many scans and patients the site trains with, exactly; this never leaves.
+
+    Attributes:
+        scans: all training scans.
+        patients: all training patients.
+        scans_by_modality: training scans that have the modality.
+        patients_by_modality: patients with such a scan.
+    """
+
+    scans: int
+    patients: int
+    scans_by_modality: Mapping[Modality, int]
+    patients_by_modality: Mapping[Modality, int]
+
+    def patients_behind(self, group: str) -> int:
+        """Patients whose scans train a group."""
+        if group == SHARED_GROUP:
+            return self.patients
+        return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
+
+
+def coarsen(count: int) -> int:
+    """``count`` rounded down to a multiple of 5, but never below 1; 0 stays 0."""
+    return 0 if count == 0 else max(1, count - count % COARSE_STEP)
+
+
+class Egress:
+    """One site's way out.
+
+    Args:
+        policy: what may leave.
+        log: where each release is written before it leaves.
+    """
+
+    def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
+        self._policy = policy
+        self._log = log
+
+    def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
+        """What the site declares when it joins a run: coarsened counts."""
+        is_trainer = role == "train"
+        message = SiteCapabilities(
+            role=role,
+            num_training_scans=coarsen(counts.scans) if is_trainer else 0,
+            scans_by_modality={
+                m: coarsen(n) if is_trainer else 0
+                for m, n in counts.scans_by_modality.items()
+                if n > 0
+            },
+            code_version=__version__,
+        )
+        self._record(message, {"run": run})
+        return message
+
+    def update(
+        self,
+        request: TrainRequest,
+        deltas: Deltas,
+        counts: TrainingCounts,
+        *,
+        shapes: Shapes,
+        duration_s: float,
+    ) -> tuple[TrainReply, Deltas]:
+        """The update that may leave: groups the policy holds back are taken out.
+
+        Raises:
+            PolicyError: updates are not allowed, too few patients, or the norm is too large.
+            RefusedError: an array is not what the protocol demands, e.g. not finite.
+        """
+        self._allow("update", counts.patients)
+        sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
+        if not sent:
+            raise PolicyError("the policy holds every group back: too few patients or sites")
+        check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
+        self._check_norm(update_norm(sent))
+        reply = TrainReply(
+            run=request.run,
+            round=request.round,
+            base_hash=request.base_hash,
+            weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
+            held_groups=tuple(sorted(set(deltas) - set(sent))),
+            duration_s=round(duration_s),
+        )
+        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
+        return reply, sent
+
+    def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
+        """Log that an update which left before leaves again, unchanged."""
+        facts = {"tensors": state_hash(flatten(deltas)), "bytes": _size(deltas), "repeat": True}
+        self._record(reply, facts)
+
+    def metrics(
+        self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
+    ) -> EvaluateReply:
+        """Mean and standard deviation (n - 1) of per-scan metrics.
+
+        Raises:
+            PolicyError: metrics are not allowed, or too few patients.
+        """
+        self._allow("metrics", num_patients)
+        return self._evaluation(request, _summary(rows), len(rows))
+
+    def diagnostic(
+        self,
+        request: EvaluateRequest,
+        values: Mapping[str, float],
+        *,
+        num_scans: int,
+        num_patients: int,
+    ) -> EvaluateReply:
+        """Diagnostic value of an external cohort: areas under the curve, class counts.
+
+        Raises:
+            PolicyError: diagnostic releases are not allowed, or too few patients.
+        """
+        self._allow("diagnostic", num_patients)
+        finite = {k: float(v) for k, v in values.items() if math.isfinite(v)}
+        return self._evaluation(request, finite, num_scans)
+
+    def failure(self, error: Exception) -> FailureReply:
+        """What the coordinator learns of an error here; see ``failure_of``."""
+        reply = failure_of(error)
+        self._record(reply, {})
+        return reply
+
+    def _evaluation(
+        self, request: EvaluateRequest, metrics: Mapping[str, float], num_scans: int
+    ) -> EvaluateReply:
+        reply = EvaluateReply(
+            run=request.run,
+            round=request.round,
+            base_hash=request.base_hash,
+            split=request.split,
+            evaluation=request.evaluation,
+            metrics=dict(metrics),
+            num_scans=coarsen(num_scans),
+        )
+        self._record(reply, {})
+        return reply
+
+    def _allow(self, kind: ReleaseKind, num_patients: int) -> None:
+        if kind not in self._policy.releases:
+            allowed = ", ".join(self._policy.releases) or "nothing"
+            msg = f"policy.releases does not allow {kind!r}; it allows {allowed}"
+            raise PolicyError(msg)
+        if num_patients < self._policy.min_patients:
+            msg = (
+                f"{kind} from {num_patients} patients; "
+                f"policy.min_patients demands {self._policy.min_patients}"
+            )
+            raise PolicyError(msg)
+
+    def _is_held(self, group: str, request: TrainRequest, counts: TrainingCounts) -> bool:
+        if counts.patients_behind(group) < self._policy.min_patients:
+            return True
+        few_sites = request.group_sites.get(group, 0) < self._policy.min_group_sites
+        return few_sites and not self._policy.reveal_small_group
+
+    def _check_norm(self, norm: float) -> None:
+        bound = self._policy.max_update_norm
+        if bound is not None and norm > bound:
+            msg = f"the update's norm {norm:.4g} exceeds policy.max_update_norm {bound:.4g}"
+            raise PolicyError(msg)
+
+    @staticmethod
+    def _scans_behind(group: str, counts: TrainingCounts) -> int:
+        if group == SHARED_GROUP:
+            return counts.scans
+        return counts.scans_by_modality[Modality(group.removeprefix("encoder."))]
+
+    def _record(self, message: ProtocolMessage, facts: Mapping[str, object]) -> None:
+        self._log.append(
+            {"kind": message.kind, "message": message.model_dump(mode="json"), **facts}
+        )
+
+
+def failure_of(error: Exception) -> FailureReply:
+    """A code and an incident id; the text stays in the site's own log."""
+    reply = FailureReply(code=_code_of(error), incident=secrets.token_hex(6))
+    _log.error("incident %s (%s): %s", reply.incident, reply.code, error, exc_info=error)
+    return reply
+
+
+def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """``<name>_mean`` and ``<name>_sd`` over the scans that have a finite value."""
+    summary: dict[str, float] = {}
+    for name in sorted({name for row in rows for name in row}):
+        values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
+        if values:
+            summary[f"{name}_mean"] = fmean(values)
+        if len(values) > 1:
+            summary[f"{name}_sd"] = stdev(values)
+    return summary
+
+
+def _size(deltas: Deltas) -> int:
+    return sum(tensor.nbytes for tensors in deltas.values() for tensor in tensors.values())
+
+
+def _code_of(error: Exception) -> str:
+    if isinstance(error, ScanError | ProtocolError | RefusedError):
+        return safe_code(error.code)
+    if isinstance(error, PolicyError):
+        return "policy"
+    return safe_code(type(error).__name__) if isinstance(error, IednError) else "internal"

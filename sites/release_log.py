@@ -1,0 +1,100 @@
+"""The site's append-only log of what left: ``releases.jsonl``, chained by hashes.
+
+Each line holds the hash of the line before it, so that a changed, removed or inserted line is
+found by ``verify``. A line is on disk before what it describes leaves.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from iedn.errors import CohortError
+from iedn.files import append_line, atomic_write_bytes
+
+FIRST = "0" * 64
+
+Entry = dict[str, Any]
+
+
+class ReleaseLog:
+    """An open release log.
+
+    Args:
+        path: the file; made with the first entry.
+
+    Raises:
+        CohortError: the chain is broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        _cut_torn_line(self.path)
+        entries = verify(self.path)
+        self._head = str(entries[-1]["hash"]) if entries else FIRST
+        self._count = len(entries)
+
+    def append(self, facts: Entry) -> Entry:
+        """Write one entry, durably, and return it."""
+        with self._lock:
+            entry: Entry = {
+                **facts,
+                "number": self._count + 1,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "previous": self._head,
+            }
+            entry["hash"] = _hash_of(entry)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(self.path, json.dumps(entry, sort_keys=True))
+            self._head, self._count = entry["hash"], self._count + 1
+            return entry
+
+
+def verify(path: Path) -> list[Entry]:
+    """All entries of a log whose chain is whole.
+
+    Raises:
+        CohortError: naming the first line that does not fit.
+    """
+    if not path.exists():
+        return []
+    entries: list[Entry] = []
+    previous = FIRST
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        entry = _parsed(line)
+        stated = entry.pop("hash", None)
+        if (entry.get("previous"), entry.get("number"), stated) != (
+            previous,
+            number,
+            _hash_of(entry),
+        ):
+            problem = f"{path}: line {number} does not fit the chain; the log was changed"
+            raise CohortError(problem)
+        entry["hash"] = previous = str(stated)
+        entries.append(entry)
+    return entries
+
+
+def _parsed(line: str) -> Entry:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _hash_of(entry: Entry) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A process killed while appending leaves half a line of something that never left."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
+        atomic_write_bytes(path, complete)
