@@ -16,7 +16,7 @@ from sites.config import SITE_FILE, find_site
 from sites.egress import failure_of
 
 from .evaluation import answer_metrics
-from .external import answer_diagnostic
+from .diagnostic import answer_diagnostic
 from .session import SiteSession, session_for
 from .training import answer_training
 

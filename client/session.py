@@ -43,10 +43,8 @@ class SiteSession:
         return count(dataset)
 
     def _prepare(self, grid: GridConfig) -> PreparedCohort:
-        task = f"{self.config.name}: preparing scans"
-        cohort = prepare_cohort(
-            self.config, grid, progress=lambda done, total: progress.report(task, done, total)
-        )
+        reporter = progress.reporter(f"{self.config.name}: preparing scans")
+        cohort = prepare_cohort(self.config, grid, progress=reporter)
         for entry in cohort.quarantined:
             _log.warning("%s: %s", self.config.name, entry)
         return cohort

@@ -8,7 +8,7 @@ missing modality cannot be handled; it is an error.
 import torch
 from torch import nn
 
-from .blocks import Initialised, ResidualBlock, convolution, initialise
+from .blocks import Initialised, ResidualBlock, prepare
 from .config import NetworkConfig
 from .decoder import IednOutput, as_output, ascend, refinement, up_blocks
 from .encoder import Encoder, level_channels
@@ -34,7 +34,7 @@ class EncoderDecoder(nn.Module):
         self.up = up_blocks(config)
         self.end = ResidualBlock(2 * base, base, channels_per_group=config.channels_per_group)
         self.head = PlainHead(base)
-        initialise(self)
+        prepare(self)
 
     def forward(self, images: Images, weights: Weights | None = None) -> IednOutput:
         """CBV map and brain mask; arguments as of ``Iedn``.
@@ -65,7 +65,7 @@ class PlainHead(Initialised):
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
-        self.conv = convolution(channels_in, 2, bias=True)
+        self.conv = nn.Conv3d(channels_in, 2, kernel_size=(1, 3, 3), padding=(0, 1, 1))
 
     def set_initial_values(self) -> None:
         """Start with CBV near the brain mean; nothing later brings it there."""

@@ -1,6 +1,6 @@
 """The one building block of all networks: the residual double convolution.
 
-    y = LReLU(N(conv_b(LReLU(N(conv_a(x))))) + s(x))
+    y = LReLU(N(conv_2(LReLU(N(conv_1(x))))) + s(x))
 
 with N the normalisation, s(x) = x if the channels stay the same, else N(conv 1x1x1). Kernels are
 (3, k, k): the network always looks at three slices and never changes their number; only rows and
@@ -10,29 +10,50 @@ convolution gives wrong per-sample gradients. No statistics are kept, so trainin
 compute the same and a sample never depends on the others of its batch.
 """
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 SLOPE = 0.01
 
 
-def normalisation(channels: int, channels_per_group: int) -> nn.GroupNorm:
-    """Normalisation over (channels of a group, D, H, W); one channel a group is instance norm."""
-    return nn.GroupNorm(channels // channels_per_group, channels)
+class ConvNorm(nn.Module):
+    """A (slices, k, k) convolution without bias, then normalisation.
 
+    Args:
+        channels_in: C_in.
+        channels_out: C_out.
+        kernel: (slices, rows, columns), all odd; padded with zeros to keep the size.
+        stride: in-plane stride.
+        channels_per_group: channels that share statistics over D, H, W; 1 is instance norm.
+    """
 
-def convolution(
-    channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1, bias: bool = False
-) -> nn.Conv3d:
-    """A (3, k, k) convolution, zero padded, strided (1, stride, stride)."""
-    return nn.Conv3d(
-        channels_in,
-        channels_out,
-        kernel_size=(3, kernel, kernel),
-        stride=(1, stride, stride),
-        padding=(1, kernel // 2, kernel // 2),
-        bias=bias,
-    )
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: tuple[int, int, int],
+        stride: int = 1,
+        channels_per_group: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(
+            channels_in,
+            channels_out,
+            kernel_size=kernel,
+            stride=(1, stride, stride),
+            padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+            bias=False,
+        )
+        self.norm = nn.GroupNorm(channels_out // channels_per_group, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and normalise (B, C_in, D, H, W)."""
+        # Weights are laid out channels last, where convolutions on a CPU are fastest (prepare);
+        # instance norm is several times slower there, so that it gets a plain copy.
+        y: Tensor = self.norm(self.conv(x).contiguous())
+        return y
 
 
 class ResidualBlock(nn.Module):
@@ -58,24 +79,26 @@ class ResidualBlock(nn.Module):
         channels_per_group: int = 1,
     ) -> None:
         super().__init__()
-        middle = middle or channels_out
-        self.conv_a = convolution(channels_in, middle, kernel=kernel, stride=stride)
-        self.norm_a = normalisation(middle, channels_per_group)
-        self.conv_b = convolution(middle, channels_out, kernel=kernel)
-        self.norm_b = normalisation(channels_out, channels_per_group)
+        middle, size, group = middle or channels_out, (3, kernel, kernel), channels_per_group
+        self.first = ConvNorm(
+            channels_in, middle, kernel=size, stride=stride, channels_per_group=group
+        )
+        self.second = ConvNorm(middle, channels_out, kernel=size, channels_per_group=group)
         self.shortcut: nn.Module = nn.Identity()
         if channels_in != channels_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv3d(channels_in, channels_out, 1, stride=(1, stride, stride), bias=False),
-                normalisation(channels_out, channels_per_group),
+            self.shortcut = ConvNorm(
+                channels_in,
+                channels_out,
+                kernel=(1, 1, 1),
+                stride=stride,
+                channels_per_group=group,
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         # Not in place: hooks that compute per-sample gradients do not allow it.
-        y = F.leaky_relu(self.norm_a(self.conv_a(x)), SLOPE)
-        y = self.norm_b(self.conv_b(y)) + self.shortcut(x)
-        return F.leaky_relu(y, SLOPE)
+        y = self.second(F.leaky_relu(self.first(x), SLOPE))
+        return F.leaky_relu(y + self.shortcut(x), SLOPE)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -88,17 +111,31 @@ def upsample(x: Tensor) -> Tensor:
     return planes.view(batch, channels, depth, 2 * rows, 2 * columns)
 
 
+class Initialised(nn.Module):
+    """A module that wants other initial values than its parts would get."""
+
+    def set_initial_values(self) -> None:
+        """Overwrite the parts' initial values, without drawing random numbers."""
+        raise NotImplementedError
+
+
 def initialise(module: nn.Module, generator: Generator | None = None) -> None:
     """Draw all weights below ``module`` afresh.
 
+    Children come first, so that a module with ``set_initial_values`` has the last word.
+
     Args:
-        module: children first, so that a module with its own ``set_initial_values`` has the last word.
+        module: the network or a part of it.
         generator: source of the draws; PyTorch's global one if None.
     """
     for child in module.children():
         initialise(child, generator)
     if isinstance(module, nn.Conv3d):
-        nn.init.kaiming_uniform_(module.weight, a=5**0.5, generator=generator)
+        # Drawn in the plain layout: the values of a seed must not depend on the layout.
+        plain = torch.empty(module.weight.shape, device=module.weight.device)
+        nn.init.kaiming_uniform_(plain, a=5**0.5, generator=generator)
+        with torch.no_grad():
+            module.weight.copy_(plain)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.GroupNorm):
@@ -108,9 +145,7 @@ def initialise(module: nn.Module, generator: Generator | None = None) -> None:
         module.set_initial_values()
 
 
-class Initialised(nn.Module):
-    """A module that wants other initial values than its parts would get."""
-
-    def set_initial_values(self) -> None:
-        """Overwrite the parts' initial values, without drawing random numbers."""
-        raise NotImplementedError
+def prepare(network: nn.Module) -> None:
+    """Lay out convolution weights for speed and give all parameters their initial values."""
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    initialise(network)

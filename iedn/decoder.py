@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Initialised, ResidualBlock, convolution, normalisation, upsample
+from .blocks import ConvNorm, Initialised, ResidualBlock, upsample
 from .config import NetworkConfig
 from .encoder import level_channels
 
@@ -57,18 +57,17 @@ class Head(Initialised):
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
-        self.conv = convolution(channels_in, 2, kernel=5)
-        self.norm = normalisation(2, 1)
+        self.output = ConvNorm(channels_in, 2, kernel=(3, 5, 5))
 
     def set_initial_values(self) -> None:
         """Start at the scale of the targets."""
         with torch.no_grad():
-            self.norm.weight.copy_(torch.tensor(INITIAL_SCALE))
-            self.norm.bias.copy_(torch.tensor(INITIAL_SHIFT))
+            self.output.norm.weight.copy_(torch.tensor(INITIAL_SCALE))
+            self.output.norm.bias.copy_(torch.tensor(INITIAL_SHIFT))
 
     def forward(self, x: Tensor) -> IednOutput:
         """CBV and mask of features (B, C, D, H, W)."""
-        return as_output(self.norm(self.conv(x)))
+        return as_output(self.output(x))
 
 
 class Decoder(nn.Module):

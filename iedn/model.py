@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .baseline import EncoderDecoder
-from .blocks import initialise
+from .blocks import initialise, prepare
 from .config import NetworkConfig
 from .decoder import Decoder, IednOutput
 from .encoder import Encoder
@@ -34,7 +34,7 @@ class Iedn(nn.Module):
         self.encoders = nn.ModuleDict({m.value: Encoder(config) for m in config.modalities})
         self.decoder = Decoder(config)
         self.refiner = Encoder(config) if config.self_refine else None
-        initialise(self)
+        prepare(self)
 
     def forward(self, images: Images, weights: Weights | None = None) -> IednOutput:
         """CBV map and brain mask.

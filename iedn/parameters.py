@@ -54,7 +54,8 @@ def state_by_group(model: "nn.Module") -> dict[str, dict[str, Array]]:
     """Copies of all parameters as float32 arrays, by group and name."""
     groups: dict[str, dict[str, Array]] = {}
     for name, tensor in model.state_dict().items():
-        array = tensor.detach().cpu().numpy().astype(np.float32, copy=True)
+        # Order C: the layout in memory is the network's business and must not reach a file.
+        array = np.array(tensor.detach().cpu().numpy(), dtype=np.float32, order="C")
         groups.setdefault(group_of(name), {})[name] = array
     return groups
 

@@ -17,6 +17,11 @@ def report(task: str, done: int, total: int) -> None:
         sink(task, done, total)
 
 
+def reporter(task: str) -> Callable[[int, int], None]:
+    """A callback (done, total) that reports under one task's name."""
+    return lambda done, total: report(task, done, total)
+
+
 def add_sink(sink: Sink) -> Callable[[], None]:
     """Show all further reports to ``sink``; returns a function that ends this."""
     _sinks.append(sink)

@@ -10,6 +10,7 @@ from iedn.errors import ConfigError
 
 from .config import FederationConfig, load_federation
 from .registry import NamedRegistry, PartitionRegistry, SiteRegistry
+from .report import write_report
 from .run import run_federation
 from .run_folder import RunFolder
 
@@ -24,8 +25,10 @@ def main(grid: Grid, context: Context) -> None:
     run_dir = Path(str(context.run_config["run-dir"]))
     config = load_federation(run_dir / "federation.toml")
     registry = _registry(grid, config, str(context.run_config["registry"]))
-    result = run_federation(grid, registry, config, RunFolder(run_dir, config))
-    _log.info("run %s finished: %s", config.run, result)
+    folder = RunFolder(run_dir, config)
+    result = run_federation(grid, registry, config, folder)
+    report = write_report(folder, config)
+    _log.info("run %s finished: %s; report %s", config.run, result, report)
 
 
 def _registry(grid: Grid, config: FederationConfig, kind: str) -> SiteRegistry:

@@ -57,7 +57,7 @@ class RunFolder:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep a second coordinator out of the folder.
+        """Keep a second coordinator out of the folder, and mend what a crash left.
 
         Raises:
             ConfigError: another process holds it.
@@ -68,15 +68,14 @@ class RunFolder:
             except BlockingIOError:
                 problem = "another process is running this run"
                 raise ConfigError(problem, where=str(self.path)) from None
+            self._cut_torn_line()
             yield
 
     def events(self) -> list[Event]:
-        """All complete lines of the history; a line torn by a crash is cut off."""
+        """All complete lines of the history; one that is being written is not looked at."""
         path = self.path / HISTORY
         content = path.read_bytes() if path.exists() else b""
         complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
-            atomic_write_bytes(path, complete)
         try:
             return [json.loads(line) for line in complete.splitlines()]
         except ValueError as error:
@@ -138,6 +137,13 @@ class RunFolder:
     def network(self) -> NetworkConfig:
         """The network whose tensors the folder holds."""
         return self._config.effective_preset.network
+
+    def _cut_torn_line(self) -> None:
+        path = self.path / HISTORY
+        content = path.read_bytes() if path.exists() else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            atomic_write_bytes(path, complete)
 
     def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
         tensors = flatten(model)

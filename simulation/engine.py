@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import tomli_w
 import torch
@@ -81,12 +81,18 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
         IednError: Flower ended the run.
     """
     home = Path(tempfile.mkdtemp(prefix="iedn-flower-"))
-    environment = {**os.environ, **_FLOWER_ENVIRONMENT, "FLWR_HOME": str(home)}
+    scripts = str(Path(sys.executable).parent)  # Flower starts its helpers by name
+    environment = {
+        **os.environ,
+        **_FLOWER_ENVIRONMENT,
+        "FLWR_HOME": str(home),
+        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
+    }
     try:
-        with _superlink(home, environment) as port, (out / "flower.log").open("ab") as log:
+        with (out / "flower.log").open("ab") as log, _superlink(home, environment, log) as port:
             _configure(home, port)
             command = [
-                _script("flwr"),
+                "flwr",
                 "run",
                 str(write_bundle(home / "bundle" / "iedn")),
                 "simulation",
@@ -111,17 +117,17 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
 
 
 @contextmanager
-def _superlink(home: Path, environment: dict[str, str]) -> Iterator[int]:
+def _superlink(home: Path, environment: dict[str, str], log: BinaryIO) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [_script("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1"]
+    command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1"]
     process = subprocess.Popen(  # noqa: S603  (our own arguments)
         [*command, "--port", str(port), "--disable-runtime-dependency-installation"],
         cwd=home,
         env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
     )
     try:
         _wait_for_port(port, process)
@@ -151,9 +157,3 @@ def _configure(home: Path, port: int) -> None:
     connection = {"address": f"127.0.0.1:{port}", "insecure": True}
     content = {"superlink": {"default": "simulation", "simulation": connection}}
     atomic_write_bytes(home / "config.toml", tomli_w.dumps(content).encode())
-
-
-def _script(name: str) -> str:
-    """A command of this environment, whether or not the environment is activated."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name

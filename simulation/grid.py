@@ -96,8 +96,9 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             message_id = f"message-{next(self._numbers)}"
-            message.metadata.__dict__["_message_id"] = message_id
-            sent = Message(copy.deepcopy(message.content), metadata=message.metadata)
+            sent = copy.copy(message)
+            sent.__dict__.update(message.__dict__, _content=copy.deepcopy(message.content))
+            sent.metadata.__dict__["_message_id"] = message_id
             self._replies[message_id] = self._pool.submit(self._work, sent)
             ids.append(message_id)
         return ids

@@ -57,13 +57,12 @@ def _phantom(name: str, site: ScenarioSite, *, seed: int, cohorts: Path, workers
         msg = f"site {name} has no phantom"
         raise ValueError(msg)
     folder = cohorts.absolute() / f"{name}-{_digest(site.phantom, seed)}"
-    task = f"{name}: phantom scans"
     return write_cohort(
         folder,
         site.phantom,
         seed=seed,
         workers=workers,
-        progress=lambda done, total: progress.report(task, done, total),
+        progress=progress.reporter(f"{name}: phantom scans"),
     )
 
 

@@ -334,9 +334,9 @@ def split_by_patient(cohort: Cohort, fractions: SplitConfig, seed: int) -> Cohor
     """Divide the scans so that all scans of a patient are in one split.
 
     A split that the manifest gives is kept. The other patients are put in the order of
-    SHA-256(seed, patient), each into the split that lacks most patients to its fraction. With
-    three patients or more no split whose fraction is above 0 stays empty, as long as there are
-    patients left to divide.
+    SHA-256(seed, patient), each into the split with the largest fraction / (2 * patients + 1)
+    (Sainte-Laguë's rule, which keeps proportions). With three patients or more no split whose
+    fraction is above 0 stays empty, as long as there are patients left to divide.
 
     Args:
         cohort: the scans.
@@ -369,7 +369,7 @@ def _neediest(
         for name in SPLITS:
             if share[name] > 0.0 and name not in taken:
                 return name
-    return max(SPLITS, key=lambda name: share[name] * num_patients - taken.count(name))
+    return max(SPLITS, key=lambda name: share[name] / (2 * taken.count(name) + 1))
 
 
 def modality_counts(scans: Iterable[ScanRecord]) -> dict[Modality, int]:

@@ -9,6 +9,7 @@ and takes ``A.nii`` when asked for ``A.nii.gz``. It only gets the in-memory imag
 import gzip
 import zlib
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ SHEAR_WARNING = 1e-3
 SHEAR_ERROR = 0.05
 QFORM_WARNING_MM = 0.5
 NON_FINITE_ERROR = 0.001
+IMPLAUSIBLE_MM = 1e5
 
 # SimpleITK annotates only part of its calls; as Any it passes the strict checks.
 _sitk: Any = SimpleITK
@@ -89,13 +91,12 @@ def read_volume(path: Path, *, index: int | None = None) -> Volume:
             sheared; E105 no geometry; E201 several volumes and none named; E202 colour or
             complex; E205 all voxels equal.
     """
-    image = _parse(_content(path), path.name)
-    dtype = image.get_data_dtype()
-    if dtype.fields is not None or dtype.kind == "c":
-        problem = "colour or complex voxels; export the quantitative series instead"
-        raise ScanError("E202", problem)
-    file_affine, warnings = _geometry(image)
-    array = _third_dimension(_voxels(image), index)
+    content = _content(path)
+    # Values that float32 cannot hold become infinite, and are then found by ``finite``.
+    with np.errstate(over="ignore", invalid="ignore"):
+        image = _parse(content, path.name)
+        file_affine, warnings = _geometry(image)
+        array = _third_dimension(_voxels(image, len(content)), index)
     finite_values = array[np.isfinite(array)]
     if finite_values.size == 0 or finite_values.min() == finite_values.max():
         raise ScanError("E205", "all voxels have the same value")
@@ -212,11 +213,22 @@ def _parse(content: bytes, name: str) -> Any:
     raise ScanError("E102", f"not a NIfTI file, though its name ends in {ending!r}")
 
 
-def _voxels(image: Any) -> FloatArray:
+def _voxels(image: Any, num_bytes: int) -> FloatArray:
+    """All voxels, scaled; ``num_bytes`` is how long the file really is."""
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None or dtype.kind == "c":
+        problem = "colour or complex voxels; export the quantitative series instead"
+        raise ScanError("E202", problem)
+    if min(image.shape, default=0) < 1:
+        raise ScanError("E102", f"the header announces the shape {image.shape}")
+    announced = int(image.dataobj.offset) + prod(map(int, image.shape)) * dtype.itemsize
+    if announced > num_bytes:
+        problem = f"truncated: {announced} bytes announced, {num_bytes} there; export it again"
+        raise ScanError("E101", problem)
     try:
         return np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, ValueError, EOFError) as error:
-        raise ScanError("E101", f"truncated: {error}; export it again") from error
+        raise ScanError("E101", f"damaged: {error}; export it again") from error
 
 
 def _third_dimension(data: FloatArray, index: int | None) -> FloatArray:
@@ -245,8 +257,8 @@ def _geometry(image: Any) -> tuple[Affine, tuple[Finding, ...]]:
         problem = "neither sform nor qform is set: where the image lies is unknown"
         raise ScanError("E105", problem)
     affine = np.asarray(sform if sform_code else qform, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise ScanError("E105", "the affine is singular or not finite")
+    if not np.abs(affine).max() < IMPLAUSIBLE_MM or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ScanError("E105", "the affine is singular or far outside of any scanner")
     if not (sform_code and qform_code):
         return affine, ()
     distance = _corner_distance(affine, np.asarray(qform), image.shape[:3])

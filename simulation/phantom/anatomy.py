@@ -22,6 +22,9 @@ HEAD_HIGH_MM = (92.0, 96.0, 102.0)
 HEAD_CENTRE_MM = (0.0, -17.0, 12.0)
 """About the middle of the cerebrum; heads turn about it and grids are centred on it."""
 
+HEAD_HALF_AXES_MM = (98.0, 118.0, 112.0)
+AIR_DISTANCE_MM = 50.0
+
 COARSE_LATTICE_MM = (2.0, 2.0, 2.0)
 FINE_LATTICE_MM = (1.0, 1.0, 2.0)
 FINE_BELOW_MM = 2.0
@@ -102,30 +105,41 @@ def _warp(rng: np.random.Generator, lattice: Lattice) -> Volume:
 def _look_up(template: Template, template_mm: Volume) -> tuple[Volume, Volume, Volume]:
     """Grey matter, white matter and surface distance at MNI coordinates, trilinear.
 
-    Outside the template the value at its border is taken.
+    Only inside an ellipsoid around the head; outside it there is nothing but air.
     """
-    images = (template.gm, template.wm, template.distance_mm)
-    top = np.array(template.gm.shape)[:, None, None, None] - 1.001
-    origin = np.asarray(template.origin_mm)[:, None, None, None]
-    index = np.clip(template_mm - origin, 0.0, top).astype(np.float32)
-    low = index.astype(np.int32)
-    part = index - low
-    strides = (template.gm.shape[1] * template.gm.shape[2], template.gm.shape[2], 1)
-    first = sum(axis * stride for axis, stride in zip(low, strides, strict=True))
-    found = [np.zeros(first.shape, dtype=np.float32) for _ in images]
-    for corner in product((0, 1), repeat=3):
-        weight = np.ones(first.shape, dtype=np.float32)
-        for up, share in zip(corner, part, strict=True):
-            weight *= share if up else 1.0 - share
-        place = first + sum(c * stride for c, stride in zip(corner, strides, strict=True))
-        for out, image in zip(found, images, strict=True):
-            out += weight * image.ravel()[place]
+    centre, half_axes = (
+        np.asarray(v, dtype=np.float32)[:, None, None, None]
+        for v in (HEAD_CENTRE_MM, HEAD_HALF_AXES_MM)
+    )
+    near = (((template_mm - centre) / half_axes) ** 2).sum(axis=0) < 1.0
+    found = np.zeros((3, *near.shape), dtype=np.float32)
+    found[2] = AIR_DISTANCE_MM
+    found[:, near] = _trilinear(template, template_mm[:, near])
     return found[0], found[1], found[2]
+
+
+def _trilinear(template: Template, points_mm: Volume) -> Volume:
+    """The template's maps (3, n) at points (3, n); its border's values outside."""
+    _, *shape = template.maps.shape
+    top = np.array(shape, dtype=np.float32)[:, None] - 1.001
+    origin = np.asarray(template.origin_mm, dtype=np.float32)[:, None]
+    index = np.clip(points_mm - origin, 0.0, top)
+    low = index.astype(np.int64)
+    x, y, z = index - low.astype(np.float32)
+    first = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
+    found = np.zeros((3, first.size), dtype=np.float32)
+    for i, j, k in product((0, 1), repeat=3):
+        weight = (x if i else 1.0 - x) * (y if j else 1.0 - y) * (z if k else 1.0 - z)
+        corner = first + ((i * shape[1] + j) * shape[2] + k)
+        for out, image in zip(found, template.maps, strict=True):
+            out += weight * image.take(corner)
+    return found
 
 
 def inside(distance_mm: Volume, edge_mm: float = 0.0) -> Volume:
     """Soft indicator of ``distance_mm < edge_mm``, falling over two millimetres."""
-    return np.clip(np.float32(0.5) - (distance_mm - np.float32(edge_mm)) / EDGE_MM, 0.0, 1.0)
+    soft = np.float32(0.5) - (distance_mm - np.float32(edge_mm)) / EDGE_MM
+    return np.asarray(np.clip(soft, 0.0, 1.0), dtype=np.float32)
 
 
 def _folded(
@@ -141,7 +155,7 @@ def _folded(
         if tissue is Tissue.CSF:
             gain = gain + near_surface
         weights[tissue] = (share + FOLD_FLOOR[tissue]) ** SHARPNESS * np.exp(gain * fold)
-    return weights / weights.sum(axis=0)
+    return np.asarray(weights / weights.sum(axis=0), dtype=np.float32)
 
 
 def _veins(
@@ -153,16 +167,17 @@ def _veins(
     first, second = (spline_field(rng, 16.0, lattice.axes) for _ in range(2))
     tubes = np.exp(-0.5 * (first**2 + second**2) / 0.16**2)
     near_surface = np.exp(-(((distance_mm + 1.0) / 4.0) ** 2))
-    return np.clip(np.maximum(sinus, 0.9 * tubes * near_surface), 0.0, 0.9).astype(np.float32)
+    vein = np.maximum(sinus, 0.9 * tubes * near_surface)
+    return np.asarray(np.clip(vein, 0.0, 0.9), dtype=np.float32)
 
 
-def _perfusion_factors(
-    rng: np.random.Generator, lattice: Lattice
-) -> tuple[Volume, Volume, Volume]:
+def _perfusion_factors(rng: np.random.Generator, lattice: Lattice) -> tuple[Volume, Volume, Volume]:
     shared, own, arrival = (spline_field(rng, w, lattice.axes) for w in (14.0, 14.0, 35.0))
-    cbv = np.clip(1.0 + 0.20 * shared, 0.3, None)
-    cbf = np.clip(1.0 + 0.20 * (0.75 * shared + 0.66 * own), 0.3, None)
-    return cbv, cbf, np.clip(1.0 + 0.10 * arrival, 0.5, None)
+    cbv, cbf, att = (
+        np.asarray(np.clip(1.0 + sd * field, 0.3, None), dtype=np.float32)
+        for sd, field in ((0.20, shared), (0.20, 0.75 * shared + 0.66 * own), (0.10, arrival))
+    )
+    return cbv, cbf, att
 
 
 def make_anatomy(seed: int, patient: int, lattice: Lattice) -> Anatomy:

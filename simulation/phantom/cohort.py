@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from iedn.errors import ConfigError
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
@@ -134,6 +132,9 @@ def _made_patients(
 
 
 def _write_one(folder: Path, cohort: PhantomCohort, plan: PatientPlan, seed: int) -> Rows:
+    # Here, because it comes with nilearn, whose absence has been reported by now.
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no stubs
+
     # One thread a process: sums in another order would make other voxels.
     with threadpool_limits(limits=1):
         return write_patient(folder, cohort, plan, seed)

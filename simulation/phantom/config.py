@@ -29,7 +29,7 @@ class SiteProtocol(FrozenModel):
             ``slice_spacing_mm``.
         orientation: ``RAS`` or ``LAS`` (first array axis runs to the patient's left).
         oblique_deg: tilt of the slices about the left-right axis.
-        tesla: field strength, which sets the relaxation times.
+        field: field strength, which sets the relaxation times.
         snr: mean brain signal / noise sd of the structural images.
         bias_sd: sd of the logarithm of the receive field.
         jitter_mm: sd of the head's shift between the images of one scan; the rotation has an sd
@@ -51,7 +51,7 @@ class SiteProtocol(FrozenModel):
     slice_thickness_mm: float = Field(default=0.0, ge=0.0, le=20.0)
     orientation: Literal["RAS", "LAS"] = "RAS"
     oblique_deg: float = Field(default=0.0, ge=-30.0, le=30.0)
-    tesla: Literal[1.5, 3.0] = 3.0
+    field: Literal["1.5T", "3T"] = "3T"
     snr: float = Field(default=30.0, gt=0.0, le=1000.0)
     bias_sd: float = Field(default=0.1, ge=0.0, le=1.0)
     jitter_mm: float = Field(default=0.4, ge=0.0, le=10.0)

@@ -95,43 +95,56 @@ def draw_texture(seed: int, patient: int, lattice: Lattice) -> LesionTexture:
     return LesionTexture(*(spline_field(rng, w, lattice.axes) for w in widths_mm))
 
 
-def _outline(
-    anatomy: Anatomy, shape: LesionShape, texture: LesionTexture, radius_mm: float
-) -> Volume:
-    """Signed distance in mm to the tumour's outline, negative inside (roughly: it is warped)."""
+Box = tuple[slice, slice, slice]
+
+
+def _reach(anatomy: Anatomy, shape: LesionShape, radius_mm: float) -> Box:
+    """The part of the lattice that the lesion and its oedema can touch."""
+    reach_mm = 1.9 * radius_mm * max(shape.stretch) + 2.5 * shape.oedema_mm
+    centre = np.asarray(shape.centre_mm, dtype=np.float32)[:, None, None, None]
+    near = (np.abs(anatomy.template_mm - centre) < reach_mm).all(axis=0)
+    x, y, z = (np.flatnonzero(near.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+    return slice(x[0], x[-1] + 1), slice(y[0], y[-1] + 1), slice(z[0], z[-1] + 1)
+
+
+def _outline(template_mm: Volume, shape: LesionShape, wobble: Volume, radius_mm: float) -> Volume:
+    """Distance in mm to the tumour's outline, negative inside; not exact, since it is warped."""
     scaled = [
         (axis - centre) / stretch
-        for axis, centre, stretch in zip(
-            anatomy.template_mm, shape.centre_mm, shape.stretch, strict=True
-        )
+        for axis, centre, stretch in zip(template_mm, shape.centre_mm, shape.stretch, strict=True)
     ]
-    range_mm = np.sqrt(sum(axis**2 for axis in scaled))
-    wobble = 1.0 + 0.22 * texture.coarse + 0.07 * texture.fine
+    range_mm = np.sqrt(scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2)
     return np.asarray(range_mm - radius_mm * wobble, dtype=np.float32)
 
 
-def own_side(anatomy: Anatomy, shape: LesionShape) -> Volume:
-    """Soft indicator of the lesion's side of the falx."""
+def own_side(template_mm: Volume, shape: LesionShape) -> Volume:
+    """Soft indicator of the lesion's side of the falx at MNI coordinates (3, ...)."""
     sign = np.float32(1.0 if shape.centre_mm[0] > 0.0 else -1.0)
-    return inside(-sign * anatomy.template_mm[0], -EDGE_MM / 2.0)
+    return inside(-sign * template_mm[0], -EDGE_MM / 2.0)
 
 
 def with_lesion(
     anatomy: Anatomy, shape: LesionShape, texture: LesionTexture, radius_mm: float
 ) -> Volume:
     """Volume fractions (len(Tissue), X, Y, Z) of the head with a lesion of ``radius_mm``."""
-    outline = _outline(anatomy, shape, texture, radius_mm)
-    room = own_side(anatomy, shape) * inside(anatomy.distance_mm, -2.0)
+    box = _reach(anatomy, shape, radius_mm)
+    everywhere = (slice(None), *box)
+    template_mm = anatomy.template_mm[everywhere]
+    wobble = 1.0 + 0.22 * texture.coarse[box] + 0.07 * texture.fine[box]
+    outline = _outline(template_mm, shape, wobble, radius_mm)
+    room = own_side(template_mm, shape) * inside(anatomy.distance_mm[box], -2.0)
     tumour = inside(outline) * room
-    rim_mm = shape.rim_mm * np.clip(1.0 + 0.3 * texture.core, 0.4, None)
+    rim_mm = shape.rim_mm * np.clip(1.0 + 0.3 * texture.core[box], 0.4, None)
     necrosis = np.minimum(inside(outline + rim_mm), tumour)
-    reach_mm = shape.oedema_mm * np.clip(1.0 + 0.35 * texture.halo, 0.1, None)
+    reach_mm = shape.oedema_mm * np.clip(1.0 + 0.35 * texture.halo[box], 0.1, None)
     oedema = np.clip((inside(outline - reach_mm) - inside(outline)) * room, 0.0, 1.0)
-    fractions = anatomy.fractions * (1.0 - tumour)
+    local = anatomy.fractions[everywhere] * (1.0 - tumour)
     for tissue, uptake in ((Tissue.WM, 0.9), (Tissue.GM, 0.25)):
-        swollen = fractions[tissue] * oedema * uptake
-        fractions[tissue] -= swollen
-        fractions[Tissue.OEDEMA] += swollen
-    fractions[Tissue.RIM] = tumour - necrosis
-    fractions[Tissue.NECROSIS] = necrosis
+        swollen = local[tissue] * oedema * uptake
+        local[tissue] -= swollen
+        local[Tissue.OEDEMA] += swollen
+    local[Tissue.RIM] = tumour - necrosis
+    local[Tissue.NECROSIS] = necrosis
+    fractions = anatomy.fractions.copy()
+    fractions[everywhere] = local
     return fractions

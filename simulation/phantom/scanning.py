@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
 from .acquisition import Matrix, Sampler, finish, rigid_motion, scan_grid
 from .anatomy import Anatomy, head_lattice, make_anatomy
 from .config import PhantomCohort, SiteProtocol
-from .dsc import baseline_weight, measure_cbv
+from .dsc import SAME_CURVE, baseline_weight, measure_cbv
 from .fields import Volume
 from .latents import PatientPlan, VisitLatents, draw_visits
 from .lesion import LesionShape, LesionTexture, draw_shape, draw_texture, with_lesion
 from .nifti import write_volume
-from .signals import Head, ideal_image, true_cbf, true_cbv
+from .signals import Head, cbv_of, ideal_image, true_cbf
 from .streams import Draw, stream
 from .tissue import BRAIN_TISSUES, Tissue, TissueTable, tissue_table
 
@@ -83,23 +84,19 @@ def _scan_image(visit: Visit, modality: Modality) -> Volume:
 def _scan_cbv(visit: Visit) -> Volume:
     rng = visit.rng(Draw.CBV)
     sampler = visit.sampler(TARGET, rigid_motion(rng, visit.protocol.jitter_mm))
-    fractions, factor = visit.head.fractions, visit.head.cbv_factor
     blood = {
-        t: sampler.sample(visit.table[t].cbv * fractions[t] * factor)
-        for t in (*BRAIN_TISSUES, Tissue.SCALP)
+        curve: sampler.sample(cbv_of(visit.head, visit.table, tissues))
+        for curve, tissues in SAME_CURVE.items()
     }
-    blood[Tissue.VEIN] = sampler.sample(visit.table[Tissue.VEIN].cbv * fractions[Tissue.VEIN])
     weights = np.array([baseline_weight(visit.table, t) for t in Tissue], dtype=np.float32)
-    baseline = sampler.sample(np.tensordot(weights, fractions, axes=1))
+    baseline = sampler.sample(np.tensordot(weights, visit.head.fractions, axes=1))
     return measure_cbv(blood, baseline, visit.table, rng) * np.float32(visit.protocol.cbv_scale)
 
 
-def _masks(visit: Visit) -> dict[str, Volume]:
+def _masks(visit: Visit) -> dict[str, NDArray[np.bool_]]:
     """Brain mask, and the enhancing rim as lesion mask, on the grid of T1WI."""
     sampler = visit.sampler(Modality.T1WI)
-    brain = sampler.sample(
-        (visit.anatomy.distance_mm < 0.0).astype(np.float32)
-    )
+    brain = sampler.sample((visit.anatomy.distance_mm < 0.0).astype(np.float32))
     rim = sampler.sample(visit.head.fractions[Tissue.RIM])
     least = min(RIM_LEAST_FRACTION, 0.6 * float(rim.max()))
     return {BRAIN_MASK: brain >= 0.5, LESION_MASK: rim >= least}
@@ -118,7 +115,7 @@ def _write_visit(folder: Path, visit: Visit) -> dict[str, str]:
     dtype = np.float32 if visit.protocol.dtype == "float32" else np.int16
     paths: dict[str, str] = {}
 
-    def write(name: str, volume: Volume, stored: type[np.generic]) -> None:
+    def write(name: str, volume: NDArray[np.generic], stored: type[np.generic]) -> None:
         path = scan / f"{name}.nii.gz"
         write_volume(folder / path, volume, scan_grid(visit.protocol, name), stored)
         paths[name] = path.as_posix()
@@ -136,9 +133,12 @@ def _write_visit(folder: Path, visit: Visit) -> dict[str, str]:
 
 def _write_truth(folder: Path, visit: Visit) -> None:
     sampler = visit.sampler(Modality.T1WI)
-    for name, image in (("CBV", true_cbv), ("CBF", true_cbf)):
-        truth = sampler.sample(image(visit.head, visit.table))
-        write_volume(folder / f"{name}.nii.gz", truth, sampler.grid, np.float32)
+    truths = {
+        "CBV": cbv_of(visit.head, visit.table, tuple(Tissue)),
+        "CBF": true_cbf(visit.head, visit.table),
+    }
+    for name, truth in truths.items():
+        write_volume(folder / f"{name}.nii.gz", sampler.sample(truth), sampler.grid, np.float32)
 
 
 def _visit(
@@ -158,7 +158,7 @@ def _visit(
         number=number,
         anatomy=anatomy,
         head=_head(anatomy, fractions, texture),
-        table=tissue_table(cohort.protocol.tesla, latents.rim),
+        table=tissue_table(cohort.protocol.field, latents.rim),
         pose=rigid_motion(stream(seed, Draw.POSE, patient, number), POSE_SD_MM),
     )
 

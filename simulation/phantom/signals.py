@@ -8,6 +8,7 @@ for gadobutrol at 3 T (r1 4.97 l/mmol/s, r2 about 6); ASL is the Buxton 1998 mod
 the consensus paper (Alsop et al. 2015).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,9 +127,7 @@ def _mix(head: Head, value_of: dict[Tissue, float]) -> Volume:
 
 
 def _plain(head: Head, table: TissueTable, timing: Timing) -> Volume:
-    return _mix(
-        head, {t: float(spin_echo(v.pd, v.t1_s, v.t2_s, timing)) for t, v in table.items()}
-    )
+    return _mix(head, {t: float(spin_echo(v.pd, v.t1_s, v.t2_s, timing)) for t, v in table.items()})
 
 
 def _contrast_signal(values: TissueValues, cbv: ArrayLike, timing: Timing) -> Signal:
@@ -147,8 +146,8 @@ def _post_contrast(head: Head, table: TissueTable) -> Volume:
     image = _mix(head, uniform)
     for tissue in BRAIN_TISSUES:
         here, share = _present(head, tissue)
-        cbv = table[tissue].cbv * head.cbv_factor[here]
-        image[here] += share * _contrast_signal(table[tissue], cbv, timing)
+        cbv = table[tissue].cbv * head.cbv_factor.take(here)
+        image.ravel()[here] += share * _contrast_signal(table[tissue], cbv, timing)
     return image
 
 
@@ -157,15 +156,17 @@ def _asl(head: Head, table: TissueTable) -> Volume:
     for tissue in (*BRAIN_TISSUES, Tissue.SCALP):
         values = table[tissue]
         here, share = _present(head, tissue)
-        cbf, att_s = values.cbf * head.cbf_factor[here], values.att_s * head.att_factor[here]
-        image[here] += share * asl_cbf(asl_difference(cbf, att_s, values.t1_s))
+        cbf = values.cbf * head.cbf_factor.take(here)
+        att_s = values.att_s * head.att_factor.take(here)
+        image.ravel()[here] += share * asl_cbf(asl_difference(cbf, att_s, values.t1_s))
     return image
 
 
-def _present(head: Head, tissue: Tissue) -> tuple[tuple[NDArray[np.intp], ...], Volume]:
+def _present(head: Head, tissue: Tissue) -> tuple[NDArray[np.intp], Volume]:
+    """Flat indices of the voxels that hold a class, and its fraction there."""
     fraction = head.fractions[tissue]
-    here = np.nonzero(fraction > 1e-3)
-    return here, fraction[here]
+    here = np.flatnonzero(fraction > 1e-3)
+    return here, fraction.take(here)
 
 
 def ideal_image(head: Head, table: TissueTable, modality: Modality) -> Volume:
@@ -183,12 +184,21 @@ def ideal_image(head: Head, table: TissueTable, modality: Modality) -> Volume:
     return _plain(head, table, TIMINGS[modality])
 
 
-def true_cbv(head: Head, table: TissueTable) -> Volume:
-    """True CBV in ml/100 g on the lattice, veins included."""
-    capillary = _mix(head, {t: v.cbv for t, v in table.items() if t is not Tissue.VEIN})
-    return capillary * head.cbv_factor + table[Tissue.VEIN].cbv * head.fractions[Tissue.VEIN]
+def cbv_of(head: Head, table: TissueTable, tissues: Collection[Tissue]) -> Volume:
+    """True CBV in ml/100 g that some classes contribute on the lattice.
+
+    Local variation applies to capillary blood, not to veins.
+    """
+    capillary = [t for t in tissues if t is not Tissue.VEIN]
+    cbv = np.zeros(head.cbv_factor.shape, dtype=np.float32)
+    for tissue in capillary:
+        cbv += table[tissue].cbv * head.fractions[tissue]
+    cbv *= head.cbv_factor
+    if Tissue.VEIN in tissues:
+        cbv += table[Tissue.VEIN].cbv * head.fractions[Tissue.VEIN]
+    return cbv
 
 
 def true_cbf(head: Head, table: TissueTable) -> Volume:
     """True CBF in ml/100 g/min on the lattice."""
-    return _mix(head, {t: v.cbf for t, v in table.items()}) * head.cbf_factor
+    return np.asarray(_mix(head, {t: v.cbf for t, v in table.items()}) * head.cbf_factor)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,6 +17,9 @@ import SimpleITK as sitk  # noqa: N813 - the name its documentation uses
 from iedn.errors import ConfigError
 
 from .fields import Volume
+
+# SimpleITK's functions are not annotated; as Any they pass the strict checks.
+_signed_distance: Any = sitk.SignedMaurerDistanceMap
 
 TEMPLATE_FILE = "mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -26,15 +30,22 @@ class Template:
 
     Attributes:
         origin_mm: MNI coordinate of voxel (0, 0, 0).
-        gm: probability of grey matter, 0..1.
-        wm: probability of white matter, 0..1.
-        distance_mm: signed distance to the brain's surface, negative inside.
+        maps: (3, X, Y, Z), looked up together: probability of grey matter, of white matter
+            (0..1), and signed distance to the brain's surface in mm, negative inside.
     """
 
     origin_mm: tuple[float, float, float]
-    gm: Volume
-    wm: Volume
-    distance_mm: Volume
+    maps: Volume
+
+    @property
+    def wm(self) -> Volume:
+        """Probability of white matter (X, Y, Z)."""
+        return self.maps[1]
+
+    @property
+    def distance_mm(self) -> Volume:
+        """Signed distance to the brain's surface (X, Y, Z)."""
+        return self.maps[2]
 
 
 def template_folder() -> Path:
@@ -54,14 +65,14 @@ def _read(kind: str) -> tuple[Volume, tuple[float, float, float]]:
     path = template_folder() / TEMPLATE_FILE.format(kind=kind)
     if not path.is_file():
         raise ConfigError("the installed nilearn has no MNI152 map", where=path.name)
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)
     x, y, z = (float(v) for v in image.affine[:3, 3])
     return np.ascontiguousarray(image.dataobj, dtype=np.float32), (x, y, z)
 
 
 def _surface_distance(brain: Volume) -> Volume:
     mask = sitk.GetImageFromArray((brain > 0.0).astype(np.uint8))
-    distance = sitk.SignedMaurerDistanceMap(
+    distance = _signed_distance(
         mask, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
     )
     return np.asarray(sitk.GetArrayFromImage(distance), dtype=np.float32)
@@ -76,4 +87,4 @@ def load_template() -> Template:
     """
     brain, origin_mm = _read("t1")
     gm, wm = (_read(kind)[0] / np.float32(255.0) for kind in ("gm", "wm"))
-    return Template(origin_mm, gm, wm, _surface_distance(brain))
+    return Template(origin_mm, np.stack([gm, wm, _surface_distance(brain)], axis=0))

@@ -105,15 +105,15 @@ _RELAXATION_15T: Mapping[Tissue, tuple[float, float]] = {
 }
 
 
-def tissue_table(tesla: float = 3.0, rim: RimValues | None = None) -> TissueTable:
+def tissue_table(field: str = "3T", rim: RimValues | None = None) -> TissueTable:
     """Constants of all classes at 3 T or 1.5 T.
 
     Args:
-        tesla: at 1.5 the relaxation times of grey and white matter change, the rest is kept.
+        field: ``3T``, or ``1.5T``, which changes relaxation of grey and white matter alone.
         rim: the values drawn for the enhancing rim; None keeps mean values.
     """
     table = dict(_TABLE_3T)
-    if tesla < 2.0:
+    if field == "1.5T":
         for tissue, (t1_s, t2_s) in _RELAXATION_15T.items():
             table[tissue] = replace(table[tissue], t1_s=t1_s, t2_s=t2_s)
     if rim is not None:

@@ -1,0 +1,55 @@
+"""An evaluate request at an external cohort: maps on disk, diagnostic value out.
+
+The maps, their sidecars and the ROI values of each scan stay at the site.
+"""
+
+from iedn import progress
+from iedn.protocol.messages import EvaluateReply, EvaluateRequest
+from iedn.protocol.records import Groups
+
+from .external import DiagnosticValue, diagnostic_summary, synthesize_cohort
+from .session import SiteSession
+from .training import network_from
+
+SYNTHETIC = "synthetic"
+
+
+def answer_diagnostic(
+    session: SiteSession, request: EvaluateRequest, groups: Groups
+) -> EvaluateReply:
+    """Synthesise the cohort and answer with areas under the curve and class counts.
+
+    Raises:
+        PolicyError: the policy does not allow it, or too few patients.
+    """
+    rows = synthesize_cohort(
+        network_from(groups, request.network),
+        session.cohort(request.grid),
+        session.config.folder / SYNTHETIC,
+        model_hash=request.base_hash,
+        flip_average=request.flip_average,
+        progress=progress.reporter(f"{session.config.name}: synthetic maps"),
+    )
+    summary = diagnostic_summary(rows)
+    values = _values("synthetic_cbv", summary.synthetic_cbv) | _values("asl", summary.asl)
+    return session.egress.diagnostic(
+        request,
+        {**values, "num_automatic_roi": float(summary.num_automatic)},
+        num_scans=len(rows),
+        num_patients=summary.synthetic_cbv.num_patients,
+    )
+
+
+def _values(name: str, value: DiagnosticValue) -> dict[str, float]:
+    counts = {
+        f"{name}_num_recurrence": float(value.num_recurrence),
+        f"{name}_num_treatment_response": float(value.num_treatment_response),
+    }
+    if value.auc is None:
+        return counts
+    return {
+        **counts,
+        f"{name}_auc": value.auc.value,
+        f"{name}_auc_low": value.auc.low,
+        f"{name}_auc_high": value.auc.high,
+    }

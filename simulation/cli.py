@@ -1,0 +1,172 @@
+"""``iedn-simulate``: what a researcher types. One machine plays all parts."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from iedn import progress
+from iedn.console import new_app, run_command, showing_progress
+from iedn.errors import ConfigError
+from server.report import REPORT
+
+from .engine import EngineName, run_in_process, run_on_flower
+from .montage import write_montage
+from .phantom import write_cohort
+from .prepare import prepare_run
+from .results import RunSummary, summarise
+from .scenario import load_scenario, shipped_scenarios
+from .split import Rule, split_manifest
+
+app = new_app()
+
+DEFAULT_WORKERS = os.cpu_count() or 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
+Workers = Annotated[int, typer.Option(min=1, help="Sites or phantoms worked on at a time.")]
+ScenarioName = Annotated[str, typer.Argument(help="A shipped scenario, or a TOML file.")]
+
+
+@app.callback()
+def callback() -> None:
+    """Simulate a federation that synthesises CBV maps, on one machine."""
+
+
+@app.command()
+def run(
+    scenario: ScenarioName,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SCENARIO.")] = None,
+    engine: Annotated[EngineName, typer.Option(help="This process, or Flower on Ray.")] = (
+        "inprocess"
+    ),
+    seed: Annotated[int | None, typer.Option(min=0, help="Replaces the scenario's seed.")] = None,
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """Run a scenario from phantom to report; the same command goes on after any stop."""
+    config = load_scenario(scenario)
+    folder = out or Path("runs") / config.name
+    started = time.monotonic()
+    with showing_progress(as_json=as_json):
+        federation = prepare_run(
+            config, folder, cohorts=cohorts or folder.parent / "cohorts", seed=seed, workers=workers
+        )
+        prepared = time.monotonic()
+        if engine == "inprocess":
+            run_in_process(folder, federation, workers=workers)
+        else:
+            run_on_flower(folder, federation)
+        trained = time.monotonic()
+        summary = summarise(folder, federation)
+        montage = write_montage(folder, federation)
+    if as_json:
+        print(json.dumps(summary_fields(summary), indent=2, sort_keys=True))
+        return
+    _print_summary(summary)
+    print(f"report   {folder / REPORT}\nmontage  {montage}\nmodel    {summary.model_hash}")
+    print(f"phantoms {prepared - started:.0f} s, federation {trained - prepared:.0f} s")
+
+
+@app.command()
+def scenarios(as_json: AsJson = False) -> None:
+    """List the scenarios that come with the package."""
+    found = {name: load_scenario(name).description for name in shipped_scenarios()}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, description in found.items():
+        print(f"{name:14} {description}")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write; one folder a site in it.")],
+    scenario: Annotated[str, typer.Option(help="Whose sites to write.")] = "demo",
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """Write the phantom cohorts of a scenario: NIfTI files and manifest.csv."""
+    config = load_scenario(scenario)
+    manifests = {}
+    with showing_progress(as_json=as_json):
+        for index, (name, site) in enumerate(sorted(config.sites.items())):
+            if site.phantom is None:
+                continue
+            manifests[name] = write_cohort(
+                out / name,
+                site.phantom,
+                seed=config.cohort_seed + index,
+                workers=workers,
+                progress=progress.reporter(f"{name}: phantom scans"),
+            )
+    if not manifests:
+        raise ConfigError("no site of this scenario is a phantom", where=scenario)
+    for name, manifest in manifests.items():
+        print(f"{name}\t{manifest}")
+
+
+@app.command()
+def split(
+    manifest: Annotated[Path, typer.Argument(help="Any manifest.csv.")],
+    out: Annotated[Path, typer.Option(help="Scenario file to write.")],
+    by: Annotated[Rule, typer.Option(help="How scans are dealt to virtual sites.")] = "patient",
+    sites: Annotated[int, typer.Option(min=2, max=1000, help="Number of virtual sites.")] = 3,
+    alpha: Annotated[float, typer.Option(min=0.01, help="Dirichlet concentration.")] = 0.5,
+    asl_only_at: Annotated[
+        int | None, typer.Option(min=1, help="Keep ASL at this site only (1, 2, …).")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Grid and network of the scenario.")] = "demo",
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Deal one cohort to virtual sites: a manifest each, and a scenario that uses them."""
+    written = split_manifest(
+        manifest,
+        out,
+        rule=by,
+        num_sites=sites,
+        options={"alpha": alpha, "asl_only_at": asl_only_at, "preset": preset, "seed": seed},
+    )
+    for path in written:
+        print(path)
+
+
+def _print_summary(summary: RunSummary) -> None:
+    table = Table(title=f"{summary.run}: held-out test scans (PHANTOM), PSNR dB / SSIM %")
+    names = list(summary.sites[0].baselines) if summary.sites else []
+    for column in ("site", "scans", *names, "federated", "margin over best"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for site in summary.sites:
+        baselines = [f"{q.psnr_db:.2f} / {q.ssim_percent:.1f}" for q in site.baselines.values()]
+        federated = f"{site.federated.psnr_db:.2f} / {site.federated.ssim_percent:.1f}"
+        margin = f"{site.margin_db:+.2f} dB / {site.margin_ssim:+.1f}"
+        table.add_row(site.site, str(site.num_scans), *baselines, federated, margin)
+    console = Console()
+    console.print(table)
+    for site_name, metrics in summary.external.items():
+        console.print(_external_line(site_name, metrics), highlight=False)
+
+
+def _external_line(site: str, metrics: dict[str, float]) -> str:
+    parts = []
+    for name, title in (("synthetic_cbv", "synthetic CBV"), ("asl", "ASL")):
+        if f"{name}_auc" in metrics:
+            auc, low, high = (metrics[f"{name}_auc{end}"] for end in ("", "_low", "_high"))
+            parts.append(f"AUC {title} {auc:.3f} ({low:.3f}-{high:.3f})")
+    counts = (
+        f"{metrics['synthetic_cbv_num_recurrence']:.0f} recurrence, "
+        f"{metrics['synthetic_cbv_num_treatment_response']:.0f} treatment response"
+    )
+    return f"{site} (external, PHANTOM): {', '.join(parts)}; {counts}"
+
+
+def main() -> None:
+    """Entry point of ``iedn-simulate``."""
+    run_command(app)
