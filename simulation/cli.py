@@ -19,7 +19,7 @@ from .engine import EngineName, run_in_process, run_on_flower
 from .montage import write_montage
 from .phantom import write_cohort
 from .prepare import prepare_run
-from .results import RunSummary, summarise
+from .results import RunSummary, summarise, summary_fields
 from .scenario import load_scenario, shipped_scenarios
 from .split import Rule, split_manifest
 

@@ -168,7 +168,7 @@ def _veins(
     tubes = np.exp(-0.5 * (first**2 + second**2) / 0.16**2)
     near_surface = np.exp(-(((distance_mm + 1.0) / 4.0) ** 2))
     vein = np.maximum(sinus, 0.9 * tubes * near_surface)
-    return np.asarray(np.clip(vein, 0.0, 0.9), dtype=np.float32)
+    return np.asarray(np.where(vein > 1e-3, np.clip(vein, 0.0, 0.9), 0.0), dtype=np.float32)
 
 
 def _perfusion_factors(rng: np.random.Generator, lattice: Lattice) -> tuple[Volume, Volume, Volume]:

@@ -22,7 +22,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 from .config import PhantomCohort
 from .latents import PatientPlan, plan_cohort
 from .scanning import LESION_MASK, write_patient
-from .template import load_template
+from .template import template_folder
 
 GENERATOR_VERSION = 1
 """Raised whenever the same configuration and seed would give other voxels."""
@@ -56,7 +56,8 @@ def write_cohort(
         folder: must not exist, be empty, or hold this very cohort.
         cohort: who comes and how they are scanned.
         seed: from 0; with ``cohort`` it decides every voxel, whatever ``workers`` is.
-        workers: processes; patients are spread over them.
+        workers: processes; patients are spread over them. More than one starts fresh interpreters,
+            so a script that calls this needs the usual ``if __name__ == "__main__"``.
         progress: called with (scans done, scans in all) after each patient.
 
     Returns:
@@ -72,11 +73,17 @@ def write_cohort(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _check_reusable(folder, cohort, seed)
         return folder / MANIFEST
-    load_template()
-    with _complete_or_nothing(folder) as partial:
-        rows = _write_patients(partial, cohort, seed, workers, progress)
-        _write_manifest(partial / MANIFEST, rows)
-        _write_record(partial, cohort, seed)
+    template_folder()
+    try:
+        with _complete_or_nothing(folder) as partial:
+            rows = _write_patients(partial, cohort, seed, workers, progress)
+            _write_manifest(partial / MANIFEST, rows)
+            _write_record(partial, cohort, seed)
+    except OSError:
+        # Another process may have finished the same cohort first; anything else goes on up.
+        if not (folder / RECORD).exists():
+            raise
+        _check_reusable(folder, cohort, seed)
     return folder / MANIFEST
 
 

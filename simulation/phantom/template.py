@@ -40,12 +40,12 @@ class Template:
     @property
     def wm(self) -> Volume:
         """Probability of white matter (X, Y, Z)."""
-        return self.maps[1]
+        return np.asarray(self.maps[1])
 
     @property
     def distance_mm(self) -> Volume:
         """Signed distance to the brain's surface (X, Y, Z)."""
-        return self.maps[2]
+        return np.asarray(self.maps[2])
 
 
 def template_folder() -> Path:

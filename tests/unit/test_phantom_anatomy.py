@@ -82,9 +82,7 @@ def test_rim_surrounds_necrosis_and_oedema_surrounds_both(
     assert diseased.sum(axis=0)[anatomy.distance_mm < 10.0] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_lesion_leaves_the_rest_of_the_head_alone(
-    anatomy: Anatomy, diseased: np.ndarray
-) -> None:
+def test_lesion_leaves_the_rest_of_the_head_alone(anatomy: Anatomy, diseased: np.ndarray) -> None:
     opposite = anatomy.template_mm[0] < -1.0
     assert np.array_equal(diseased[:, opposite], anatomy.fractions[:, opposite])
 

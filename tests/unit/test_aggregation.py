@@ -1,0 +1,163 @@
+"""Hand-computed averages, exactness, order, memory."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from iedn.protocol.checks import shapes_of
+from server.aggregation import (
+    MAX_TOTAL_WEIGHT,
+    StreamingSum,
+    Update,
+    aggregate,
+    apply_step,
+    quantise,
+)
+
+LSB = 2.0**-30
+
+
+def tensor(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def model(**groups):
+    return {g.replace("_", "."): {f"{g}.w": tensor(*v)} for g, v in groups.items()}
+
+
+def update(weight=1, site_weight=None, **groups):
+    deltas = model(**groups)
+    return Update(deltas, dict.fromkeys(deltas, weight), site_weight or weight)
+
+
+def ulp(value):
+    return float(np.spacing(np.float32(abs(value))))
+
+
+def test_two_sites_hand_computed():
+    # (10 * 0.5 + 30 * -0.1) / 40 = 0.05
+    result = aggregate(
+        model(decoder=[1.0]), [update(10, decoder=[0.5]), update(30, decoder=[-0.1])]
+    )
+    assert result["decoder"]["decoder.w"][0] == pytest.approx(1.05, abs=LSB + ulp(1.05))
+
+
+def test_rare_encoder_keeps_its_update_where_fedavg_dilutes_it():
+    base = model(encoder_ASL=[0.0], decoder=[0.0])
+    owner = Update(
+        model(encoder_ASL=[1.0], decoder=[1.0]), {"encoder.ASL": 100, "decoder": 100}, 100
+    )
+    other = Update(model(decoder=[0.0]), {"decoder": 300}, 300)
+    ours = aggregate(base, [owner, other])
+    plain = aggregate(base, [owner, other], method="fedavg")
+    assert ours["encoder.ASL"]["encoder_ASL.w"][0] == pytest.approx(1.0, abs=LSB)
+    assert plain["encoder.ASL"]["encoder_ASL.w"][0] == pytest.approx(0.25, abs=LSB)
+    assert ours["decoder"]["decoder.w"][0] == plain["decoder"]["decoder.w"][0] == 0.25
+
+
+def test_agrees_with_plain_fedavg_when_all_own_everything():
+    rng = np.random.default_rng(3)
+    base = model(encoder_T1WI=rng.normal(size=200), decoder=rng.normal(size=300))
+    weights = [5, 40, 115]
+    sites = [
+        {g: {n: rng.normal(0, 0.01, x.shape).astype(np.float32) for n, x in t.items()}
+         for g, t in base.items()}
+        for _ in weights
+    ]
+    updates = [Update(s, dict.fromkeys(s, w), w) for s, w in zip(sites, weights, strict=True)]
+    for method in ("per-group", "fedavg"):
+        result = aggregate(base, updates, method=method)
+        for group, name in (("encoder.T1WI", "encoder_T1WI.w"), ("decoder", "decoder.w")):
+            deltas = [s[group][name].astype(np.float64) for s in sites]
+            mean = sum(w * d for w, d in zip(weights, deltas, strict=True)) / sum(weights)
+            expected = base[group][name].astype(np.float64) + mean
+            allowed = LSB + np.spacing(np.abs(expected).astype(np.float32))
+            assert (np.abs(result[group][name] - expected) <= allowed).all()
+
+
+def test_group_nobody_trained_is_bit_identical():
+    base = model(encoder_ASL=[0.1, -3.3e-12], decoder=[1.0])
+    result = aggregate(base, [update(5, decoder=[0.25])])
+    assert result["encoder.ASL"]["encoder_ASL.w"].tobytes() == base["encoder.ASL"][
+        "encoder_ASL.w"
+    ].tobytes()
+
+
+def test_any_order_is_bit_identical():
+    rng = np.random.default_rng(0)
+    base = model(decoder=rng.normal(size=50))
+    updates = [update(w, decoder=rng.normal(0, 10.0**-k, 50)) for k, w in enumerate((3, 7, 11, 2))]
+    results = {
+        aggregate(base, order)["decoder"]["decoder.w"].tobytes()
+        for order in itertools.permutations(updates)
+    }
+    assert len(results) == 1
+
+
+def test_any_grouping_is_bit_identical():
+    """Integer sums are associative: partial sums of any partition add up to the same total."""
+    rng = np.random.default_rng(1)
+    deltas = [rng.normal(0, 0.1, 40).astype(np.float32) for _ in range(6)]
+    weights = [1, 20, 3, 400, 5, 60]
+    terms = [quantise(d) * w for d, w in zip(deltas, weights, strict=True)]
+    whole = sum(terms)
+    for cut in range(1, 6):
+        assert (sum(terms[:cut]) + sum(terms[cut:]) == whole).all()
+    total = StreamingSum({"decoder": {"decoder.w": (40,)}})
+    for d, w in zip(deltas, weights, strict=True):
+        total.add(Update({"decoder": {"decoder.w": d}}, {"decoder": w}, w))
+    mean = total.mean_deltas()["decoder"]["decoder.w"]
+    assert (mean == whole / 2.0**30 / sum(weights)).all()
+
+
+def test_64_contributors_need_the_memory_of_one():
+    size = 250_000
+    base = {"decoder": {"w": np.zeros(size, np.float32)}}
+
+    def peak(contributors):
+        delta = np.full(size, 0.5, np.float32)
+        updates = (Update({"decoder": {"w": delta}}, {"decoder": 5}, 5) for _ in range(contributors))
+        tracemalloc.start()
+        aggregate(base, updates)
+        _, top = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return top
+
+    peak(1)
+    one, many = peak(1), peak(64)
+    assert many <= 1.05 * one
+
+
+def test_extreme_sum_does_not_overflow():
+    base = {"decoder": {"w": np.zeros(1, np.float32)}}
+    total = StreamingSum(shapes_of(base))
+    delta = {"decoder": {"w": np.array([2.0**10], np.float32)}}
+    half = MAX_TOTAL_WEIGHT // 2
+    total.add(Update(delta, {"decoder": half}, half))
+    total.add(Update(delta, {"decoder": half}, half))
+    assert total.mean_deltas()["decoder"]["w"][0] == 2.0**10
+    assert total.would_overflow(Update(delta, {"decoder": 1}, 1))
+    with pytest.raises(ValueError, match="total weight"):
+        total.add(Update(delta, {"decoder": 1}, 1))
+
+
+def test_step_size_and_rounding_once():
+    base = model(decoder=[1.0])
+    result = aggregate(base, [update(4, decoder=[0.5])], eta=0.5)
+    assert result["decoder"]["decoder.w"][0] == 1.25
+    assert apply_step(base, {})["decoder"]["decoder.w"] is base["decoder"]["decoder.w"]
+
+
+@pytest.mark.parametrize("bad", [{"decoder": 0}, {"decoder": -5}])
+def test_weight_below_one_is_an_error(bad):
+    total = StreamingSum({"decoder": {"decoder.w": (1,)}})
+    with pytest.raises(ValueError, match="weights"):
+        total.add(Update(model(decoder=[1.0]), bad, 1))
+
+
+def test_unknown_group_is_an_error():
+    total = StreamingSum({"decoder": {"decoder.w": (1,)}})
+    with pytest.raises(ValueError, match=r"encoder\.ASL"):
+        total.add(update(1, encoder_ASL=[1.0]))

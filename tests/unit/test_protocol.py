@@ -1,0 +1,163 @@
+"""Messages survive the wire; anything else is refused with a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import ValidationError
+
+from iedn.config import PRESETS, TrainingConfig
+from iedn.errors import ProtocolError
+from iedn.modalities import Modality
+from iedn.protocol.messages import (
+    MESSAGES,
+    CapabilitiesRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    FailureReply,
+    SiteCapabilities,
+    TrainReply,
+    TrainRequest,
+    safe_code,
+)
+from iedn.protocol.records import parse, parse_groups, to_record
+
+PRESET = PRESETS["tiny"]
+ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
+MODEL = {"grid": PRESET.grid, "network": PRESET.network}
+
+EXAMPLES = [
+    CapabilitiesRequest(run="r", **MODEL),
+    SiteCapabilities(
+        role="train",
+        num_training_scans=10,
+        scans_by_modality={Modality.T1WI: 10, Modality.ASL: 5},
+        code_version="0.1.0",
+    ),
+    TrainRequest(
+        **ROUND, **MODEL, training=TrainingConfig(), seed=2**62, group_sites={"decoder": 3}
+    ),
+    TrainReply(**ROUND, weights={"decoder": 5}, held_groups=("encoder.ASL",), duration_s=3),
+    EvaluateRequest(**ROUND, **MODEL, split="test", evaluation="metrics"),
+    EvaluateReply(
+        **ROUND, split="test", evaluation="metrics", metrics={"psnr_db_mean": 27.5}, num_scans=5
+    ),
+    FailureReply(code="E205", incident="0123456789ab"),
+]
+
+
+def test_every_message_has_an_example():
+    assert {type(m) for m in EXAMPLES} == set(MESSAGES)
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda m: m.kind)
+def test_round_trip(message):
+    assert parse(to_record(message), type(message)) == message
+
+
+def test_tensors_round_trip_by_group():
+    groups = {
+        "encoder.ASL": {"encoders.ASL.w": np.arange(6, dtype=np.float32).reshape(1, 2, 3)},
+        "decoder": {"decoder.b": np.full((), 2.5, np.float32)},
+    }
+    came = parse_groups(to_record(EXAMPLES[3], groups))
+    assert set(came) == set(groups)
+    assert came["encoder.ASL"]["encoders.ASL.w"].tobytes() == groups["encoder.ASL"][
+        "encoders.ASL.w"
+    ].tobytes()
+    assert came["decoder"]["decoder.b"].shape == ()
+
+
+def tampered(**changes):
+    record = to_record(EXAMPLES[3])
+    fields = json.loads(str(record["message"]["json"])) | changes
+    record["message"] = ConfigRecord({"kind": TrainReply.kind, "json": json.dumps(fields)})
+    return record
+
+
+def code_of(record, expected=TrainReply):
+    with pytest.raises(ProtocolError) as caught:
+        parse(record, expected)
+    return caught.value.code
+
+
+def test_unknown_field_is_refused():
+    assert code_of(tampered(patient="sub-0007")) == "malformed"
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_other_protocol_version_is_refused_with_a_sentence(version):
+    with pytest.raises(ProtocolError, match=r"speaks protocol .* this side 1"):
+        parse(tampered(protocol_version=version), TrainReply)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": {"decoder": 0}},
+        {"weights": {"decoder": 2**21}},
+        {"weights": {"../decoder": 5}},
+        {"base_hash": "abc"},
+        {"round": -1},
+        {"run": "a b"},
+    ],
+)
+def test_values_out_of_bounds_are_refused(changes):
+    assert code_of(tampered(**changes)) == "malformed"
+
+
+def test_refusal_does_not_repeat_what_came():
+    with pytest.raises(ProtocolError) as caught:
+        parse(tampered(run="sub-0007 secret"), TrainReply)
+    assert "secret" not in str(caught.value)
+
+
+def test_wrong_kind_and_missing_message():
+    assert code_of(to_record(EXAMPLES[5])) == "wrong-message"
+    assert code_of(RecordDict()) == "malformed"
+    not_json = RecordDict({"message": ConfigRecord({"kind": "train-reply", "json": "{"})})
+    assert code_of(not_json) == "malformed"
+
+
+def test_failure_reply_becomes_an_error_with_code_and_incident():
+    with pytest.raises(ProtocolError, match=r"E205 \(incident 0123456789ab\)"):
+        parse(to_record(EXAMPLES[6]), TrainReply)
+
+
+def test_non_finite_metric_cannot_be_built():
+    with pytest.raises(ValidationError):
+        EvaluateReply(
+            **ROUND, split="test", evaluation="metrics", metrics={"psnr": float("nan")}, num_scans=1
+        )
+
+
+def huge_header():
+    content = Array(np.zeros(3, np.float32)).data.replace(b"(3,)", b"(3000000000000,)")
+    return content.replace(b"            \n", b"\n", 1)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", Array(np.zeros(3, np.float32)).data[:-4], huge_header()]
+)
+def test_array_that_lies_about_itself_is_refused_before_it_is_allocated(content):
+    lie = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=content)
+    with pytest.raises(ProtocolError, match="does not decode"):
+        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+
+
+def test_pickled_array_is_refused():
+    import io
+
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    lie = Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=stream.getvalue())
+    with pytest.raises(ProtocolError, match="does not decode"):
+        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("E205", "E205"), ("a/b c", "a-b-c"), ("***", "unknown"), ("x" * 90, "x" * 48)]
+)
+def test_safe_code(text, code):
+    assert safe_code(text) == code
