@@ -15,8 +15,8 @@ from iedn.protocol.records import parse, parse_groups, to_record
 from sites.config import SITE_FILE, find_site
 from sites.egress import failure_of
 
-from .evaluation import answer_metrics
 from .diagnostic import answer_diagnostic
+from .evaluation import answer_metrics
 from .session import SiteSession, session_for
 from .training import answer_training
 

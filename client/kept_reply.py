@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from iedn.files import atomic_write_bytes
-from iedn.parameters import flatten, group_of
+from iedn.parameters import by_group, flatten
 from iedn.protocol.messages import TrainReply, TrainRequest
 from sites.egress import Deltas
 
@@ -38,12 +38,10 @@ def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Deltas]
             if metadata["request"] != _digest(request):
                 return None
             reply = TrainReply.model_validate_json(metadata["reply"])
-            deltas: Deltas = {}
-            for name in stream.keys():  # noqa: SIM118  (not a mapping)
-                deltas.setdefault(group_of(name), {})[name] = stream.get_tensor(name)
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return None
-    return reply, deltas
+    return reply, by_group(tensors)
 
 
 def _digest(request: TrainRequest) -> str:

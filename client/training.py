@@ -89,7 +89,9 @@ def _train(
         summary.seconds,
     )
     after = state_by_group(model)
-    deltas = {g: {n: np.asarray(after[g][n] - base) for n, base in t.items()} for g, t in groups.items()}
+    deltas = {
+        g: {n: np.asarray(after[g][n] - base) for n, base in t.items()} for g, t in groups.items()
+    }
     return session.egress.update(
         request,
         deltas,

@@ -65,6 +65,14 @@ def flatten(groups: Mapping[str, Tensors]) -> dict[str, Array]:
     return {name: array for tensors in groups.values() for name, array in tensors.items()}
 
 
+def by_group(tensors: Tensors) -> dict[str, dict[str, Array]]:
+    """Tensors by group and name, sorted by name; the inverse of ``flatten``."""
+    groups: dict[str, dict[str, Array]] = {}
+    for name in sorted(tensors):
+        groups.setdefault(group_of(name), {})[name] = tensors[name]
+    return groups
+
+
 def load_groups(model: "nn.Module", groups: Mapping[str, Tensors]) -> None:
     """Overwrite the parameters of the given groups; the other groups stay.
 

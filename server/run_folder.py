@@ -23,11 +23,10 @@ from typing import Any
 
 import safetensors.numpy
 
-from iedn.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from iedn.config import NetworkConfig
+from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
 from iedn.files import append_line, atomic_write_bytes
-from iedn.parameters import flatten, group_of, state_hash
+from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
 from .config import FederationConfig
@@ -115,9 +114,9 @@ class RunFolder:
         """
         path = self._round_path(commit["round"])
         checkpoint = load_checkpoint(path)
-        if state_hash(checkpoint.tensors) != commit["model_hash"]:
+        if checkpoint.model_hash != commit["model_hash"]:
             raise CheckpointError("is not the model that was committed", where=str(path))
-        return _by_group(checkpoint), self._load_moments(commit)
+        return by_group(checkpoint.tensors), self._load_moments(commit)
 
     def save_best(self, commit: Event) -> None:
         """Make the committed model the best one."""
@@ -128,15 +127,10 @@ class RunFolder:
         """The best model, its hash and its round."""
         checkpoint = load_checkpoint(self.path / BEST)
         return (
-            _by_group(checkpoint),
-            state_hash(checkpoint.tensors),
+            by_group(checkpoint.tensors),
+            checkpoint.model_hash,
             int(checkpoint.metadata["round"]),
         )
-
-    @property
-    def network(self) -> NetworkConfig:
-        """The network whose tensors the folder holds."""
-        return self._config.effective_preset.network
 
     def _cut_torn_line(self) -> None:
         path = self.path / HISTORY
@@ -146,12 +140,14 @@ class RunFolder:
             atomic_write_bytes(path, complete)
 
     def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
-        tensors = flatten(model)
-        metadata = {"run": self._config.run, "round": str(round_number)}
-        if self._config.simulation:
-            metadata["note"] = "trained in simulation; research use only"
-        save_checkpoint(path, tensors, self.network, metadata=metadata)
-        return state_hash(tensors)
+        preset = self._config.effective_preset
+        metadata = {
+            "run": self._config.run,
+            "round": str(round_number),
+            "grid": preset.grid.model_dump_json(),
+            "trained_on": "phantom (simulation)" if self._config.simulation else "patients",
+        }
+        return save_checkpoint(path, flatten(model), preset.network, metadata=metadata)
 
     def _save_moments(self, round_number: int, moments: Moments) -> str | None:
         if not moments:
@@ -234,13 +230,6 @@ def _first_difference(a: Any, b: Any, place: str = "") -> str:
                 return inner
         return ""
     return "" if a == b else f"{place} ({a!r} there, {b!r} here)"
-
-
-def _by_group(checkpoint: Checkpoint) -> Float32Groups:
-    groups: Float32Groups = {}
-    for name in sorted(checkpoint.tensors):
-        groups.setdefault(group_of(name), {})[name] = checkpoint.tensors[name]
-    return groups
 
 
 def _now() -> str:

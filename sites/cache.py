@@ -87,18 +87,20 @@ class ScanCache:
     def store(self, key: str, scan: PreparedScan) -> None:
         """Write a scan; an interrupted write leaves nothing under the key."""
         tensors = _tensors(scan)
-        metadata = {"scan": json.dumps(_described(scan)), "crc32": str(_checksum(tensors))}
+        described = _described(scan) | {"crc32": _checksum(tensors)}
+        # One entry only: safetensors writes several in random order.
+        metadata = {"scan": json.dumps(described)}
         atomic_write_bytes(self.path(key), save(tensors, metadata=metadata))
 
     def load(self, key: str) -> PreparedScan | None:
-        """The scan with this key; None if it is not there or damaged."""
+        """The scan with this key; None if it is not there or damaged (by checksum)."""
         try:
             with safe_open(self.path(key), framework="numpy") as file:
-                metadata, names = file.metadata() or {}, file.keys()
+                described, names = _description(file), file.keys()
                 tensors = {name: file.get_tensor(name) for name in names}
-            if metadata.get("crc32") != str(_checksum(tensors)):
+            if described["crc32"] != _checksum(tensors):
                 return None
-            return _restored(tensors, json.loads(metadata["scan"]))
+            return _restored(tensors, described)
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
 
@@ -109,10 +111,14 @@ class ScanCache:
         """
         try:
             with safe_open(self.path(key), framework="numpy") as file:
-                metadata, names = file.metadata() or {}, file.keys()
-            return _summarised(names, json.loads(metadata["scan"]))
+                return _summarised(file.keys(), _description(file))
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+
+def _description(file: Any) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads((file.metadata() or {})["scan"])
+    return described
 
 
 def _tensors(scan: PreparedScan) -> dict[str, FloatArray]:

@@ -10,13 +10,13 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iedn import __version__
 from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
+from iedn.evaluation.results import summary_of
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
@@ -144,7 +144,7 @@ class Egress:
             PolicyError: metrics are not allowed, or too few patients.
         """
         self._allow("metrics", num_patients)
-        return self._evaluation(request, _summary(rows), len(rows))
+        return self._evaluation(request, summary_of(rows), len(rows))
 
     def diagnostic(
         self,
@@ -225,18 +225,6 @@ def failure_of(error: Exception) -> FailureReply:
     reply = FailureReply(code=_code_of(error), incident=secrets.token_hex(6))
     _log.error("incident %s (%s): %s", reply.incident, reply.code, error, exc_info=error)
     return reply
-
-
-def _summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """``<name>_mean`` and ``<name>_sd`` over the scans that have a finite value."""
-    summary: dict[str, float] = {}
-    for name in sorted({name for row in rows for name in row}):
-        values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
-        if values:
-            summary[f"{name}_mean"] = fmean(values)
-        if len(values) > 1:
-            summary[f"{name}_sd"] = stdev(values)
-    return summary
 
 
 def _size(deltas: Deltas) -> int:

@@ -20,11 +20,11 @@ GRID = GridConfig(rows=40, columns=36, spacing_mm=4.0)
 SHAPE = (44, 50, 9)
 
 
-def affine_of(rotation=None, spacing=(3.0, 3.0, 6.0), shape=SHAPE, middle=CENTRE) -> np.ndarray:
-    """An affine whose volume has ``middle`` in its middle."""
+def affine_of(rotation=None, spacing=(3.0, 3.0, 6.0), shape=SHAPE, off=(0, 0, 0)) -> np.ndarray:
+    """An affine whose volume has its middle ``off`` the brain's."""
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if rotation is None else rotation) * spacing
-    affine[:3, 3] = middle - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    affine[:3, 3] = np.add(CENTRE, off) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
 
 
@@ -164,9 +164,9 @@ def test_slices_keep_the_direction_of_the_t1(tmp_path):
 
 
 def test_the_brain_is_in_the_middle_even_if_it_is_not_in_the_file(tmp_path):
-    affine = affine_of(middle=CENTRE + (15.0, -12.0, 0.0))
+    affine = affine_of(off=(15.0, -12.0, 0.0))
     scan = prepare_scan(scan_of(tmp_path, affine), GRID)
-    z, y, x = np.argwhere(scan.brain_mask > 0).mean(0)
+    _, y, x = np.argwhere(scan.brain_mask > 0).mean(0)
     assert abs(y - 19.5) < 1
     assert abs(x - 17.5) < 1
 
@@ -263,7 +263,7 @@ def bad_asl(folder: Path, kind: str) -> Path:
     elif kind == "E205":
         values = -1.0 - values
     elif kind == "E220":
-        affine = affine_of(middle=CENTRE + (0.0, 0.0, 25.0))
+        affine = affine_of(off=(0.0, 0.0, 25.0))
     elif kind == "E201":
         values = np.stack([values, values], -1)
         nibabel.save(nibabel.Nifti1Image(values, affine), path)
@@ -292,7 +292,7 @@ def test_the_named_volume_of_a_4d_asl_file_is_used(tmp_path):
 
 
 def test_a_slightly_short_field_of_view_is_used_with_a_warning(tmp_path):
-    affine = affine_of(middle=CENTRE + (0.0, 0.0, 12.0))
+    affine = affine_of(off=(0.0, 0.0, 12.0))
     path = save(tmp_path / "asl.nii.gz", tissue(places(affine, SHAPE)), affine)
     scan = prepare_scan(scan_of(tmp_path, images={ASL: path}), GRID)
     assert ASL in scan.images
@@ -317,7 +317,7 @@ def test_without_t1_or_mask_there_is_no_scan(tmp_path, change, code, column):
 
 
 def test_a_t1_beside_its_mask_is_refused(tmp_path):
-    affine = affine_of(middle=CENTRE + (60.0, 0.0, 0.0))
+    affine = affine_of(off=(60.0, 0.0, 0.0))
     t1 = save(tmp_path / "far.nii.gz", tissue(places(affine, SHAPE)) + 1.0, affine)
     with pytest.raises(ScanError) as caught:
         prepare_scan(scan_of(tmp_path, images={T1: t1}), GRID)

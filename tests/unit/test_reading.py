@@ -255,7 +255,7 @@ def test_points_and_voxels_belong_together():
     points = voxel_points(volume, selected)
     np.testing.assert_allclose(points, [[9, 5, 12]])
     assert sample_nearest(volume, points + 0.9).tolist() == [VALUES[1, 4, 2]]
-    outside = points + [[0, 3.0, 0]]
+    outside = np.add(points, (0, 3.0, 0))
     assert sample_nearest(volume, outside).tolist() == [0.0]
     assert inside_view(volume, np.vstack([points, outside])).tolist() == [True, False]
 

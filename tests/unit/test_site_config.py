@@ -39,9 +39,7 @@ def test_absolute_paths_stay_and_the_cache_follows_the_folder(tmp_path):
 
 
 def test_two_sites_described_in_one_folder_do_not_share_outputs(tmp_path):
-    folders = [
-        load_site_config(write(tmp_path / f"{name}.toml", SMALLEST)).folder for name in "ab"
-    ]
+    folders = [load_site_config(write(tmp_path / f"{name}.toml", SMALLEST)).folder for name in "ab"]
     assert folders == [tmp_path / "a", tmp_path / "b"]
 
 

@@ -1,0 +1,45 @@
+# Two commands matter: `make demo` and `make test`. Each makes its own environment with pip.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+TESTS  ?= tests/unit tests/federation tests/docs
+
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo test test-system check format install clean
+
+demo: $(READY)          ## four training sites and an external one, on a phantom
+	$(BIN)/iedn-simulate run demo --out runs/demo
+
+test: $(READY)          ## unit, federation and documentation tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+test-system: $(READY)   ## real processes, killed and restarted
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system
+
+check: $(READY)         ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(READY)
+
+# flwr and torch are resolved in one command, with every version pinned.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[simulation,phantom,dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,190 @@
+"""``iedn-client``: what a hospital types."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from iedn import progress
+from iedn.config import PRESETS, GridConfig
+from iedn.console import new_app, run_command, showing_progress
+from iedn.errors import ConfigError, PolicyError
+from iedn.evaluation.results import summary_of
+from iedn.modalities import Modality
+from sites.config import SiteConfig, find_site, load_site_config
+from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
+from sites.release_log import verify
+
+from .diagnostic import SYNTHETIC
+from .evaluation import evaluate_scans
+from .external import diagnostic_summary, synthesize_cohort
+from .model_file import load_model_file
+from .session import RELEASES, count
+
+app = new_app()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
+ModelPath = Annotated[Path, typer.Option("--model", help="A released model file.")]
+FlipAverage = Annotated[
+    bool, typer.Option("--flip-average", help="Average with the left-right flipped input.")
+]
+
+
+@dataclass(frozen=True)
+class _Site:
+    config: SiteConfig
+
+
+@app.callback()
+def callback(
+    context: typer.Context,
+    site: Annotated[str, typer.Option(help="The site's name, or its site.toml.")],
+) -> None:
+    """Take part in a federation as a hospital; nothing leaves but what the policy allows."""
+    context.obj = _Site(load_site_config(find_site(site)))
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
+    as_json: AsJson = False,
+) -> None:
+    """Read every scan, say what can be used, what cannot, and why."""
+    config = context.obj.config
+    if preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
+    cohort = _prepared(config, PRESETS[preset].grid, as_json=as_json)
+    facts = _cohort_facts(config, cohort)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    console = Console()
+    table = Table(title=f"{config.name}: scans by modality")
+    for column in ("part", "patients", "scans", *Modality):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, row in facts["parts"].items():
+        cells = [str(row["by_modality"].get(m, 0)) for m in Modality]
+        table.add_row(part, str(row["patients"]), str(row["scans"]), *cells)
+    console.print(table)
+    for entry in cohort.quarantined:
+        console.print(
+            f"{entry.code} {entry.scan} {entry.modality}: {entry.problem}", highlight=False
+        )
+    console.print(f"{len(cohort.quarantined)} findings that keep something out")
+
+
+@app.command()
+def synthesize(
+    context: typer.Context,
+    model: ModelPath,
+    out: Annotated[Path | None, typer.Option(help="Default: synthetic/ of the site.")] = None,
+    flip_average: FlipAverage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the synthetic CBV map of every scan, with its sidecar and ROI values."""
+    config: SiteConfig = context.obj.config
+    file = load_model_file(model)
+    cohort = _prepared(config, file.grid, as_json=as_json)
+    folder = out or config.folder / SYNTHETIC
+    with showing_progress(as_json=as_json):
+        rows = synthesize_cohort(
+            file.network.to(torch.device(config.device)),
+            cohort,
+            folder,
+            model_hash=file.model_hash,
+            flip_average=flip_average,
+            progress=progress.reporter("synthetic maps"),
+        )
+    summary = diagnostic_summary(rows)
+    if as_json:
+        auc = summary.synthetic_cbv.auc
+        print(json.dumps({"folder": str(folder), "scans": len(rows), "auc": auc and vars(auc)}))
+        return
+    print(f"{len(rows)} scans, research use only: {folder}")
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: ModelPath,
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    flip_average: FlipAverage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare synthetic with measured CBV on held-out patients; nothing leaves."""
+    config: SiteConfig = context.obj.config
+    if config.role == "evaluate":
+        raise PolicyError("an evaluating site has no measured CBV: SSIM and PSNR are refused")
+    if split not in ("validation", "test"):
+        raise ConfigError(f"no split {split!r}", where="--split", allowed="validation, test")
+    file = load_model_file(model)
+    cohort = _prepared(config, file.grid, as_json=as_json)
+    dataset = cohort.validation if split == "validation" else cohort.test
+    with showing_progress(as_json=as_json):
+        rows = evaluate_scans(
+            file.network,
+            dataset,
+            task="evaluating",
+            flip_average=flip_average,
+            device=torch.device(config.device),
+        )
+    summary = summary_of(rows)
+    if as_json:
+        print(json.dumps({"split": split, "scans": len(rows), **summary}, indent=2))
+        return
+    for name in ("psnr_db", "ssim_percent", "mae"):
+        print(f"{name:14} {summary[f'{name}_mean']:.4f}  (mean of {len(rows)} {split} scans)")
+
+
+@app.command()
+def releases(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what has left this site, after checking that the log is whole."""
+    config: SiteConfig = context.obj.config
+    entries = verify(config.folder / RELEASES)
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        size = f"{entry['bytes'] / 1e6:.1f} MB" if "bytes" in entry else ""
+        print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
+    print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
+
+
+def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
+    with showing_progress(as_json=as_json):
+        return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
+
+
+def _cohort_facts(config: SiteConfig, cohort: PreparedCohort) -> dict[str, dict[str, Any]]:
+    return {
+        "parts": {
+            "train": _part(cohort.train),
+            "validation": _part(cohort.validation),
+            "test": _part(cohort.test),
+            "all usable": _part(cohort.all),
+        },
+        "quarantined": {f"{q.scan} {q.modality}": q.code for q in cohort.quarantined},
+        "warnings": {key: finding.code for key, finding in cohort.warnings},
+    }
+
+
+def _part(dataset: ScanDataset) -> dict[str, Any]:
+    counts = count(dataset)
+    return {
+        "patients": counts.patients,
+        "scans": counts.scans,
+        "by_modality": {str(m): n for m, n in counts.scans_by_modality.items()},
+    }
+
+
+def main() -> None:
+    """Entry point of ``iedn-client``."""
+    run_command(app)
