@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -70,7 +71,9 @@ def save_checkpoint(
         "model_hash": model_hash,
         **extra,
     }
-    atomic_write_bytes(path, save(dict(tensors), metadata=header))
+    # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
+    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
+    atomic_write_bytes(path, save(contiguous, metadata=header))
     return model_hash
 
 

@@ -175,8 +175,8 @@ def prepare_cohort(
 ) -> PreparedCohort:
     """Read the manifest, prepare every scan that is not yet in the cache, and split.
 
-    The split is made over the scans that can be used; at a training site these are the ones
-    with measured CBV.
+    At a training site the patients with a CBV map in the manifest are split; the same manifest
+    and seed always give the same split.
 
     Args:
         config: the site.
@@ -185,26 +185,26 @@ def prepare_cohort(
         workers: scans prepared at a time.
 
     Raises:
-        CohortError: the manifest is wrong, or no scan can be used; the message lists why.
+        CohortError: the manifest is wrong, or there is no scan to train on (at an evaluating
+            site: no scan); the message gives reasons.
     """
     cohort = load_manifest(config.manifest)
     store = ScanStore(ScanCache(config.cache), grid)
     outcomes = _prepare_all(cohort.scans, store, progress, workers)
     entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     quarantined = [q for outcome in outcomes for q in outcome.quarantined]
-    usable = entries
     if config.role == "train":
-        usable = [entry for entry in entries if entry.record.cbv is not None]
         quarantined += [_without_cbv(e.record) for e in entries if e.record.cbv is None]
-    if not usable:
+    train, validation, test = _parts(config, cohort, entries)
+    declared = train if config.role == "train" else entries
+    if not declared:
         raise CohortError(_nothing_left(config, cohort, quarantined))
-    train, validation, test = _parts(config, usable)
     return PreparedCohort(
         train=ScanDataset(train, store),
         validation=ScanDataset(validation, store),
         test=ScanDataset(test, store),
         all=ScanDataset(entries, store),
-        counts=modality_counts(e.record for e in (train if config.role == "train" else usable)),
+        counts=modality_counts(entry.record for entry in declared),
         quarantined=tuple(quarantined),
         warnings=tuple(w for outcome in outcomes for w in outcome.warnings),
         problems=cohort.problems,
@@ -232,11 +232,15 @@ def _prepare_all(
 ) -> list[_Outcome]:
     """One outcome a scan, in the manifest's order whatever the order of completion."""
     outcomes = []
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
         for outcome in pool.map(lambda record: _prepare_one(record, store), scans):
             outcomes.append(outcome)
             if progress is not None:
                 progress(len(outcomes), len(scans))
+    finally:
+        # An interrupt ends after the scans in hand, not after all of them.
+        pool.shutdown(cancel_futures=True)
     return outcomes
 
 
@@ -262,14 +266,21 @@ def _reduced(record: ScanRecord, columns: frozenset[str]) -> ScanRecord:
     )
 
 
-def _parts(config: SiteConfig, usable: list[Entry]) -> tuple[list[Entry], list[Entry], list[Entry]]:
+def _parts(
+    config: SiteConfig, cohort: Cohort, entries: list[Entry]
+) -> tuple[list[Entry], list[Entry], list[Entry]]:
+    """Training, validation and test scans.
+
+    Divided by what the manifest says, not by what could be read: a file that breaks or is
+    repaired must not move other patients between the splits.
+    """
     if config.role == "evaluate":
-        return [], usable, usable
-    cohort = Cohort(tuple(entry.record for entry in usable))
-    split = split_by_patient(cohort, config.split, config.split.seed)
-    by_key = {entry.record.key: entry for entry in usable}
+        return [], entries, entries
+    measured = tuple(record for record in cohort.scans if record.cbv is not None)
+    split = split_by_patient(Cohort(measured), config.split, config.split.seed)
+    usable = {e.record.key: e for e in entries if e.record.cbv is not None}
     train, validation, test = (
-        [by_key[record.key] for record in part]
+        [usable[record.key] for record in part if record.key in usable]
         for part in (split.train, split.validation, split.test)
     )
     return train, validation, test
@@ -284,6 +295,7 @@ def _nothing_left(config: SiteConfig, cohort: Cohort, quarantined: list[Quaranti
     reasons = "; ".join(f"{q.code} {q.scan} {q.modality}: {q.problem}" for q in quarantined[:5])
     return (
         f"{config.manifest}: none of {len(cohort.scans)} scans can be used "
+        f"{'for training ' if config.role == 'train' else ''}"
         f"({len(cohort.excluded)} more are excluded). {reasons}"
     )
 

@@ -214,7 +214,7 @@ class _Preparation:
         )
 
     def _warn(self, column: str, findings: tuple[Finding, ...]) -> None:
-        self._warnings += [replace(finding, modality=column) for finding in findings]
+        self._warnings += [replace(finding, modality=str(column)) for finding in findings]
 
     def _warn_cut_brain(self) -> None:
         if not self._inside.any():
@@ -236,7 +236,7 @@ class _Preparation:
             self._warn_overlap(column, _overlap(volume, self._mask))
             return self._scaled(column, volume)
         except ScanError as error:
-            self._refused.append(Finding(error.code, error.problem, column))
+            self._refused.append(Finding(error.code, error.problem, str(column)))
             return None
 
     def _region(self, column: str, path: Path) -> FloatArray | None:
@@ -246,7 +246,7 @@ class _Preparation:
                 problem = "the region is outside the grid, or too small for it"
                 raise ScanError("E205", problem)
         except ScanError as error:
-            self._refused.append(Finding(error.code, error.problem, column))
+            self._refused.append(Finding(error.code, error.problem, str(column)))
             return None
         return region
 
@@ -258,15 +258,15 @@ class _Preparation:
     def _scaled(self, column: str, volume: Volume) -> FloatArray:
         """On the grid, negatives 0, brain mean 0.25."""
         array = resample(volume, self._geometry.grid)
-        negative = array < 0.0
-        array[negative] = 0.0
+        negative = int((array[self._inside] < 0.0).sum())
+        array = np.maximum(array, np.float32(0.0))
         mean = float(array[self._inside].mean(dtype=np.float64))
         if mean <= 0.0:
             raise ScanError("E205", "nothing above 0 inside the brain mask; treated as absent")
         self._warn(column, volume.warnings)
-        if negative.any():
-            inside = int((negative & self._inside).sum())
-            problem = f"{int(negative.sum())} negative voxels set to 0, {inside} in the brain mask"
+        if negative:
+            share = negative / int(self._inside.sum())
+            problem = f"{negative} negative voxels in the brain mask ({share:.1%}) set to 0"
             self._warn(column, (Finding("W204", problem),))
         return np.asarray(array * np.float32(BRAIN_MEAN / mean), dtype=np.float32)
 

@@ -92,7 +92,7 @@ def measure_cbv(
     Returns:
         float32 of the grid's shape; 0 where there is no signal. Noise can make it negative.
     """
-    here = baseline > 0.2 * float(baseline.max())
+    here = baseline > 0.15 * float(baseline.max())
     curves = class_curves(table)
     amounts = np.stack([blood[t][here] for t in curves]).astype(np.float32)
     shapes = np.stack(list(curves.values()), axis=1).astype(np.float32)

@@ -3,6 +3,7 @@
 Sources: grey and white matter relaxation at 3 T after Wansapura et al. 1999 (JMRI 9:531), CBF and
 arrival times after the ASLDRO 3 T table, 1.5 T relaxation after its 1.5 T table; oedema, necrosis,
 CSF, vein and scalp values are typical literature values, chosen for contrast and not fitted.
+The vein's proton density stands for partly lost signal of flowing blood.
 The enhancing rim's perfusion, diffusion and arrival time are drawn for each scan.
 """
 
@@ -94,7 +95,7 @@ _TABLE_3T: TissueTable = {
     Tissue.NECROSIS: TissueValues(
         2.8, 0.40, 0.95, 2.2, cbf=2.0, cbv=0.3, att_s=1.7, leakage_mm=0.005
     ),
-    Tissue.VEIN: TissueValues(1.65, 0.05, 0.35, 1.5, cbv=70.0),
+    Tissue.VEIN: TissueValues(1.65, 0.05, 0.70, 1.5, cbv=70.0),
     Tissue.BONE: TissueValues(0.6, 0.005, 0.15, 0.0, cbf=3.0, cbv=1.0),
     Tissue.SCALP: TissueValues(0.6, 0.06, 0.55, 0.0, cbf=4.0, cbv=2.0),
 }

@@ -1,6 +1,7 @@
 """From ``site.toml`` to samples: splits, counts, quarantine, and a cache that heals itself."""
 
 import pickle
+import time
 from pathlib import Path
 
 import nibabel
@@ -136,6 +137,40 @@ def test_a_repaired_file_is_used(config):
     assert len(prepare_cohort(config, GRID).records) == 5
 
 
+def test_a_broken_file_does_not_move_other_patients(tmp_path):
+    config = load_site_config(make_site(tmp_path, patients=9))
+
+    def splits() -> dict[str, int]:
+        cohort = prepare_cohort(config, GRID)
+        parts = [cohort.train, cohort.validation, cohort.test]
+        return {r.patient_id: n for n, part in enumerate(parts) for r in part.records}
+
+    before = splits()
+    for number in range(9):
+        path = tmp_path / f"t1-{number}.nii.gz"
+        good = path.read_bytes()
+        path.write_bytes(good[:99])
+        assert splits() == {k: v for k, v in before.items() if k != f"sub-{number:04d}"}
+        path.write_bytes(good)
+
+
+def test_an_interrupt_does_not_wait_for_the_whole_cohort(config, monkeypatch):
+    prepared = []
+
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    def counting(record, grid):
+        prepared.append(record.key)
+        time.sleep(0.05)  # so that the interrupt comes while scans are left
+        return prepare_scan(record, grid)
+
+    monkeypatch.setattr(dataset_module, "prepare_scan", counting)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_cohort(config, GRID, progress=interrupted)
+    assert len(prepared) < 5
+
+
 def test_excluded_scans_are_not_read(config):
     text = config.manifest.read_text().replace("mask.nii.gz,,,", "mask.nii.gz,,,motion", 1)
     config.manifest.write_text(text)
@@ -147,7 +182,7 @@ def test_excluded_scans_are_not_read(config):
 
 def test_a_cohort_without_a_usable_scan_says_why(config):
     (config.folder / "mask.nii.gz").unlink()
-    with pytest.raises(CohortError, match=r"none of 5 scans can be used.*E100 sub-0000/ses-01"):
+    with pytest.raises(CohortError, match=r"none of 5 scans .* training.*E100 sub-0000/ses-01"):
         prepare_cohort(config, GRID)
 
 

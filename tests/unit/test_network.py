@@ -359,9 +359,11 @@ def test_cbv_recovers_after_training_towards_zero(architecture):
             (model(images).cbv - target).abs().mean().backward()
             optimizer.step()
 
-    fit(torch.zeros_like(image), steps=150, lr=0.01)
-    crushed = model(images).cbv
-    assert float(crushed.max()) < 0.05
-    assert float(crushed.max()) > 0
-    fit(0.5 * image, steps=150, lr=0.01)
-    assert abs(float(model(images).cbv.mean()) - 0.25) < 0.05
+    def predicted() -> Tensor:
+        with torch.no_grad():
+            return model(images).cbv
+
+    fit(torch.zeros_like(image), steps=60, lr=0.03)
+    assert 0 < float(predicted().max()) < 0.05
+    fit(0.5 * image, steps=60, lr=0.03)
+    assert abs(float(predicted().mean()) - 0.25) < 0.05

@@ -1,0 +1,146 @@
+"""Model files survive being killed, and damaged ones are refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from iedn.checkpoint import load_checkpoint, save_checkpoint
+from iedn.config import NetworkConfig
+from iedn.errors import CheckpointError
+from iedn.files import append_line, atomic_write_bytes
+from iedn.modalities import Modality
+from iedn.parameters import state_hash
+
+CONFIG = NetworkConfig(base_channels=2, depth=1, modalities=(Modality.ASL,))
+TENSORS = {
+    "decoder.a": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "decoder.scalar": np.array(1.5, np.float32),
+}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "round-0007.safetensors"
+    save_checkpoint(path, TENSORS, CONFIG, metadata={"round": "7"})
+    return path
+
+
+def test_a_checkpoint_comes_back_whole(saved):
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.config == CONFIG
+    assert checkpoint.metadata == {"round": "7"}
+    assert checkpoint.model_hash == state_hash(TENSORS) == state_hash(checkpoint.tensors)
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_tensors_that_are_not_contiguous_are_saved_by_value(tmp_path):
+    turned = {"decoder.a": TENSORS["decoder.a"].T}
+    save_checkpoint(tmp_path / "m.safetensors", turned, CONFIG)
+    loaded = load_checkpoint(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(loaded.tensors["decoder.a"], turned["decoder.a"])
+
+
+def test_missing_and_damaged_files_are_refused(saved, tmp_path):
+    with pytest.raises(CheckpointError, match="no such model file"):
+        load_checkpoint(tmp_path / "absent.safetensors")
+    content = saved.read_bytes()
+    saved.write_bytes(content[:-5])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(saved)
+    flipped = bytearray(content)
+    flipped[-1] ^= 1
+    saved.write_bytes(bytes(flipped))
+    with pytest.raises(CheckpointError, match="damaged or edited") as caught:
+        load_checkpoint(saved)
+    assert str(saved) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("schema_version", "2", "schema version '2'"),
+        ("model_hash", "0" * 64, "damaged or edited"),
+        ("network", "{}x", "network configuration"),
+        ("network", '{"base_channels": 0}', "base_channels"),
+    ],
+)
+def test_foreign_metadata_is_refused(saved, key, value, words):
+    metadata = {
+        "schema_version": "1",
+        "network": CONFIG.model_dump_json(),
+        "model_hash": state_hash(TENSORS),
+        key: value,
+    }
+    save_file(TENSORS, saved, metadata=metadata)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(saved)
+    save_file(load_file(saved), saved)
+    with pytest.raises(CheckpointError, match="schema version None"):
+        load_checkpoint(saved)
+
+
+def test_metadata_cannot_overwrite_what_the_module_writes(tmp_path):
+    with pytest.raises(ValueError, match="model_hash"):
+        save_checkpoint(tmp_path / "m", TENSORS, CONFIG, metadata={"model_hash": "x"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        atomic_write_bytes(saved, b"new")
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_file_and_folder_are_flushed_and_the_rename_comes_between(tmp_path, monkeypatch):
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        steps.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")  # noqa: PTH112
+        fsync(descriptor)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    atomic_write_bytes(tmp_path / "x", b"1")
+    assert steps == ["file", "rename", "folder"]
+    assert (tmp_path / "x").read_bytes() == b"1"
+
+
+def test_lines_are_appended_even_after_half_a_line(tmp_path):
+    path = tmp_path / "history.jsonl"
+    append_line(path, '{"round": 1}')
+    append_line(path, '{"round": 2}')
+    with path.open("ab") as stream:
+        stream.write(b'{"rou')
+    append_line(path, '{"round": 3}')
+    assert path.read_text().split("\n") == [
+        '{"round": 1}',
+        '{"round": 2}',
+        '{"rou',
+        '{"round": 3}',
+        "",
+    ]
+    with pytest.raises(ValueError, match="line feed"):
+        append_line(path, "a\nb")
+
+
+def test_reading_model_files_needs_no_torch():
+    code = "import sys, iedn.checkpoint; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
