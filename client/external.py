@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from iedn.evaluation.statistics import Estimate, auc_interval
 from iedn.files import atomic_write_bytes
@@ -35,6 +35,7 @@ RoiSource = Literal["lesion_mask", "reader_roi", "automatic"]
 ROI_FILE = "roi_values.csv"
 HOT_SPOT_RADIUS_MM = 5.0
 HOT_SPOT_SMOOTHING_MM = 4.0
+HOT_SPOT_DEPTH_MM = 10.0
 
 AUTOMATIC = "automatic-roi"
 APPROXIMATE_MIRROR = "approximate-mirror"
@@ -144,7 +145,8 @@ def measure(record: ScanRecord, scan: PreparedScan, cbv: FloatArray) -> RoiRow:
     """One scan's ROI values.
 
     The region is the lesion mask, else the reader's ROI, else an automatic hot spot (flagged):
-    a disc of 5 mm radius where the smoothed synthetic map exceeds its mirror image most.
+    a disc of 5 mm radius where the smoothed synthetic map exceeds its mirror image most. That
+    spot may be a vein or the wrong lesion; it is a stopgap until a human has drawn a region.
 
     Args:
         record: the scan.
@@ -248,11 +250,13 @@ def hot_spot(cbv: FloatArray, brain: BoolArray, grid: Frame) -> BoolArray | None
     """A disc in one slice where the smoothed map exceeds its mirror image most.
 
     The difference to the other side leaves out what is bright on both, such as the sagittal
-    sinus. None if the map is nowhere brighter than its mirror image.
+    sinus; 10 mm from the brain's edge leave out the veins on its surface. None if the map is
+    nowhere brighter than its mirror image.
     """
     sigma = [0.0, *(HOT_SPOT_SMOOTHING_MM / spacing for spacing in grid.spacing[1:])]
     smooth = np.asarray(gaussian_filter(np.where(brain, cbv, 0.0), sigma), dtype=np.float32)
-    paired = brain & (mirrored(brain.astype(np.float32), brain) > 0.5)
+    deep = np.stack([distance_transform_edt(b, sampling=grid.spacing[1:]) for b in brain])
+    paired = (deep >= HOT_SPOT_DEPTH_MM) & (mirrored(brain.astype(np.float32), brain) > 0.5)
     excess = np.where(paired, smooth - mirrored(smooth, brain), -np.inf)
     if not excess.max() > 0.0:
         return None

@@ -78,7 +78,7 @@ def _predict(
 
 
 def _is_faster_as_two(model: Network, images: dict[Modality, Tensor]) -> bool:
-    """Whether computing the scan twice takes less time than once: C * D * H is equal at all levels."""
+    """Whether a batch of two takes less time than one; C * D * H is the same at all levels."""
     image = next(iter(images.values()))
     _, _, slices, rows, _ = image.shape
     work = model.config.base_channels * slices * rows

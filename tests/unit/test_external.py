@@ -233,12 +233,15 @@ def test_reflection_is_about_the_brain_not_the_array():
     array = np.arange(20, dtype=np.float32).reshape(1, 2, 10) + 1
     expected = [[7, 6, 5, 4, 3, 2, 1, 0, 0, 0], [17, 16, 15, 14, 13, 12, 11, 0, 0, 0]]
     np.testing.assert_array_equal(mirrored(array, brain)[0], expected)
+    brain[0, 0, 6] = True  # centroid 36 / 11 = 3.27; twice that is 6.5, so column 0 pairs with 7
+    np.testing.assert_array_equal(mirrored(array, brain)[0, 0], [8, 7, 6, 5, 4, 3, 2, 1, 0, 0])
 
 
 def test_the_hot_spot_is_what_the_other_side_does_not_have():
     scan = box_scan({})
     cbv = np.full((3, 12, 14), 0.25, dtype=np.float32)
     cbv[:, 1:11, 6:8] = 5.0  # a bright vein on the midline
+    cbv[0, 4:7, 2] = 2.0  # a vein on the brain's surface, on one side only
     cbv[2, 6:9, 9:12] = 1.0
     spot = hot_spot(cbv, scan.brain_mask > 0.5, scan.geometry.grid)
     assert spot is not None

@@ -105,6 +105,24 @@ def test_one_voxel_lands_where_it_must(tmp_path):
     np.testing.assert_allclose(scan.geometry.grid.affine @ [20, 26, 3, 1], [45, 60, 18, 1])
 
 
+def test_the_grid_starts_at_the_whole_voxel_that_centres_the_brain_best(tmp_path):
+    # Voxels of 2 x 3 x 6 mm: a 4 mm grid takes steps of 2 and 4/3 voxels. Centroid (25.5, 26.5),
+    # turned (33.5, 26.5); first column 33.5 - 2 * 9.5 = 14.5, which goes up to 15, first row
+    # 26.5 - 4/3 * 12.5 = 9.83, nearest 10. In the file these are 59 - 15 = 44 and 53 - 10 = 43.
+    affine = np.diag([2.0, 3.0, 6.0, 1.0])
+    mask = np.zeros((60, 54, 3))
+    mask[11:41, 12:42] = 1.0
+    record = ScanRecord(
+        "sub-0001",
+        "ses-01",
+        {T1: save(tmp_path / "t1.nii.gz", mask * 5, affine)},
+        brain_mask=save(tmp_path / "m.nii.gz", mask, affine),
+    )
+    grid = prepare_scan(record, GridConfig(rows=26, columns=20, spacing_mm=4.0)).geometry.grid
+    expected = [[-4, 0, 0, 88], [0, -4, 0, 129], [0, 0, 6, 0], [0, 0, 0, 1]]
+    np.testing.assert_allclose(grid.affine, expected, atol=1e-9)
+
+
 def test_axes_are_bottom_to_top_front_to_back_right_to_left(tmp_path):
     scan = prepare_scan(scan_of(tmp_path), GRID)
     grid = scan.geometry.grid

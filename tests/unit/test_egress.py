@@ -1,0 +1,184 @@
+"""What leaves a site: allowed kinds, minimum counts, coarse numbers, logged first."""
+
+import json
+
+import numpy as np
+import pytest
+
+from iedn.config import PRESETS, TrainingConfig
+from iedn.errors import CohortError, PolicyError, RefusedError, ScanError
+from iedn.modalities import Modality
+from iedn.protocol.checks import shapes_of
+from iedn.protocol.messages import EvaluateRequest, TrainRequest
+from sites.config import PolicyConfig
+from sites.egress import Egress, TrainingCounts, coarsen
+from sites.release_log import ReleaseLog, verify
+
+PRESET = PRESETS["tiny"]
+ROUND = {
+    "run": "run-1",
+    "round": 2,
+    "base_hash": "c" * 64,
+    "grid": PRESET.grid,
+    "network": PRESET.network,
+}
+COUNTS = TrainingCounts(
+    scans=23,
+    patients=12,
+    scans_by_modality={Modality.T1WI: 23, Modality.ASL: 4},
+    patients_by_modality={Modality.T1WI: 12, Modality.ASL: 3},
+)
+OPEN = PolicyConfig(
+    min_patients=1, min_group_sites=1, releases=("update", "metrics", "diagnostic")
+)
+
+
+def request(sites=5):
+    groups = {"encoder.T1WI": sites, "encoder.ASL": 1, "decoder": sites}
+    return TrainRequest(**ROUND, training=TrainingConfig(), seed=1, group_sites=groups)
+
+
+def evaluation(kind="metrics"):
+    return EvaluateRequest(**ROUND, split="test", evaluation=kind)
+
+
+def deltas(value=1.0):
+    names = ("encoder.T1WI", "encoder.ASL", "decoder")
+    return {name: {f"{name}.w": np.full(4, value, np.float32)} for name in names}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return ReleaseLog(tmp_path / "releases.jsonl")
+
+
+def send(policy, log, request_=None, deltas_=None):
+    arrays = deltas_ or deltas()
+    return Egress(policy, log).update(
+        request_ or request(), arrays, COUNTS, shapes=shapes_of(arrays), duration_s=3.4
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "coarse"), [(0, 0), (1, 1), (4, 1), (5, 5), (9, 5), (10, 10), (744, 740)]
+)
+def test_counts_are_rounded_down_and_never_below_one(count, coarse):
+    assert coarsen(count) == coarse
+
+
+def test_capabilities_declare_coarse_counts_and_nothing_else(log):
+    message = Egress(OPEN, log).capabilities("train", COUNTS, "run-1")
+    assert message.num_training_scans == 20
+    assert message.scans_by_modality == {Modality.T1WI: 20, Modality.ASL: 1}
+
+
+def test_evaluating_site_declares_no_counts(log):
+    message = Egress(OPEN, log).capabilities("evaluate", COUNTS, "run-1")
+    assert message.num_training_scans == 0
+    assert set(message.scans_by_modality.values()) == {0}
+
+
+def test_update_leaves_with_coarse_weights_and_is_logged_first(log):
+    reply, sent = send(OPEN, log)
+    assert reply.weights == {"encoder.T1WI": 20, "encoder.ASL": 1, "decoder": 20}
+    assert set(sent) == set(deltas())
+    (entry,) = verify(log.path)
+    assert entry["kind"] == "train-reply"
+    assert entry["bytes"] == 3 * 4 * 4
+
+
+def test_default_policy_holds_small_groups(log):
+    reply, sent = send(PolicyConfig(), log)
+    assert set(sent) == {"encoder.T1WI", "decoder"}  # ASL: 3 patients, 1 site
+    assert reply.held_groups == ("encoder.ASL",)
+
+
+def test_group_of_few_sites_is_held_unless_the_site_reveals_it(log):
+    policy = PolicyConfig(min_patients=1, min_group_sites=3)
+    assert send(policy, log)[0].held_groups == ("encoder.ASL",)
+    revealing = policy.model_copy(update={"reveal_small_group": True})
+    assert send(revealing, log)[0].held_groups == ()
+
+
+def test_if_everything_is_held_nothing_leaves(log):
+    with pytest.raises(PolicyError, match="every group"):
+        send(PolicyConfig(min_patients=1, min_group_sites=3), log, request(sites=2))
+    assert verify(log.path) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (PolicyConfig(releases=("metrics",)), "does not allow 'update'"),
+        (PolicyConfig(min_patients=13), "12 patients"),
+        (PolicyConfig(min_patients=1, min_group_sites=1, max_update_norm=0.1), "norm"),
+    ],
+)
+def test_policy_refuses(log, policy, message):
+    with pytest.raises(PolicyError, match=message):
+        send(policy, log)
+    assert verify(log.path) == []
+
+
+def test_update_that_is_not_finite_never_leaves(log):
+    with pytest.raises(RefusedError, match="not-finite"):
+        send(OPEN, log, deltas_=deltas(np.nan))
+    assert verify(log.path) == []
+
+
+def test_metrics_leave_as_mean_and_sd_only(log):
+    rows = [{"psnr_db": 20.0}, {"psnr_db": 22.0}, {"psnr_db": float("inf")}]
+    reply = Egress(OPEN, log).metrics(evaluation(), rows, num_patients=3)
+    assert reply.metrics == {"psnr_db_mean": 21.0, "psnr_db_sd": pytest.approx(2**0.5)}
+    assert reply.num_scans == 1
+    assert "20.0" not in log.path.read_text()
+
+
+def test_metrics_from_too_few_patients_are_refused(log):
+    with pytest.raises(PolicyError, match="demands 10"):
+        Egress(PolicyConfig(), log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=9)
+
+
+def test_diagnostic_needs_the_sites_consent(log):
+    with pytest.raises(PolicyError, match="does not allow 'diagnostic'"):
+        Egress(PolicyConfig(), log).diagnostic(
+            evaluation("diagnostic"), {"auc": 0.8}, num_scans=40, num_patients=40
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ScanError("E101", "truncated", scan="sub-0007/visit-1"), "E101"),
+        (PolicyError("no"), "policy"),
+        (CohortError("/hospital/path"), "CohortError"),
+        (RuntimeError("sub-0007 in /hospital"), "internal"),
+    ],
+)
+def test_failure_leaves_as_a_code(log, error, code):
+    reply = Egress(OPEN, log).failure(error)
+    assert reply.code == code
+    sent = json.dumps(reply.model_dump())
+    assert "sub-0007" not in sent
+    assert "hospital" not in sent
+
+
+def test_changed_log_is_found(log):
+    for _ in range(3):
+        send(OPEN, log)
+    lines = log.path.read_text().splitlines()
+    log.path.write_text("\n".join([lines[0], lines[2]]) + "\n")
+    with pytest.raises(CohortError, match="line 2"):
+        verify(log.path)
+    log.path.write_text("\n".join(lines).replace('"bytes": 48', '"bytes": 47', 1) + "\n")
+    with pytest.raises(CohortError, match="line 1"):
+        ReleaseLog(log.path)
+
+
+def test_log_goes_on_after_a_torn_line(log):
+    send(OPEN, log)
+    with log.path.open("a") as stream:
+        stream.write('{"kind": "train-re')
+    again = ReleaseLog(log.path)
+    send(OPEN, again)
+    assert [e["number"] for e in verify(log.path)] == [1, 2]
