@@ -4,7 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,18 +13,21 @@ from rich.table import Table
 from iedn import progress
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
-from server.report import REPORT
 
-from .engine import EngineName, run_in_process, run_on_flower
-from .montage import write_montage
 from .phantom import write_cohort
 from .prepare import prepare_run
-from .results import RunSummary, summarise, summary_fields
 from .scenario import load_scenario, shipped_scenarios
 from .split import Rule, split_manifest
 
+if TYPE_CHECKING:
+    from .results import RunSummary
+
+# What needs torch and flwr is imported where it is used: the processes that generate phantoms
+# start from this module, and `--help` answers at once.
+
 app = new_app()
 
+Engine = Literal["inprocess", "flower"]
 DEFAULT_WORKERS = os.cpu_count() or 1
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
@@ -41,9 +44,7 @@ def callback() -> None:
 def run(
     scenario: ScenarioName,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SCENARIO.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="This process, or Flower on Ray.")] = (
-        "inprocess"
-    ),
+    engine: Annotated[Engine, typer.Option(help="This process, or Flower on Ray.")] = "inprocess",
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the scenario's seed.")] = None,
     cohorts: Annotated[
         Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
@@ -52,6 +53,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario from phantom to report; the same command goes on after any stop."""
+    from .engine import run_in_process, run_on_flower
+    from .montage import write_montage
+    from .results import summarise, summary_fields
+
     config = load_scenario(scenario)
     folder = out or Path("runs") / config.name
     started = time.monotonic()
@@ -71,7 +76,7 @@ def run(
         print(json.dumps(summary_fields(summary), indent=2, sort_keys=True))
         return
     _print_summary(summary)
-    print(f"report   {folder / REPORT}\nmontage  {montage}\nmodel    {summary.model_hash}")
+    print(f"report   {folder / 'report.html'}\nmontage  {montage}\nmodel    {summary.model_hash}")
     print(f"phantoms {prepared - started:.0f} s, federation {trained - prepared:.0f} s")
 
 
@@ -138,7 +143,7 @@ def split(
         print(path)
 
 
-def _print_summary(summary: RunSummary) -> None:
+def _print_summary(summary: "RunSummary") -> None:
     table = Table(title=f"{summary.run}: held-out test scans (PHANTOM), PSNR dB / SSIM %")
     names = list(summary.sites[0].baselines) if summary.sites else []
     for column in ("site", "scans", *names, "federated", "margin over best"):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import tomli_w
 import torch
@@ -33,8 +33,6 @@ from sites.config import SITE_FILE
 from .grid import LocalGrid
 
 _log = logging.getLogger(__name__)
-
-EngineName = Literal["inprocess", "flower"]
 
 _STARTUP_S = 90.0
 _FLOWER_ENVIRONMENT = {
