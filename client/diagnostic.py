@@ -3,11 +3,13 @@
 The maps, their sidecars and the ROI values of each scan stay at the site.
 """
 
+import torch
+
 from iedn import progress
 from iedn.protocol.messages import EvaluateReply, EvaluateRequest
 from iedn.protocol.records import Groups
 
-from .external import DiagnosticValue, diagnostic_summary, synthesize_cohort
+from .external import DiagnosticSummary, DiagnosticValue, diagnostic_summary, synthesize_cohort
 from .session import SiteSession
 from .training import network_from
 
@@ -23,7 +25,7 @@ def answer_diagnostic(
         PolicyError: the policy does not allow it, or too few patients.
     """
     rows = synthesize_cohort(
-        network_from(groups, request.network),
+        network_from(groups, request.network).to(torch.device(session.config.device)),
         session.cohort(request.grid),
         session.config.folder / SYNTHETIC,
         model_hash=request.base_hash,
@@ -36,8 +38,14 @@ def answer_diagnostic(
         request,
         {**values, "num_automatic_roi": float(summary.num_automatic)},
         num_scans=len(rows),
-        num_patients=summary.synthetic_cbv.num_patients,
+        num_patients=_fewest_patients(summary),
     )
+
+
+def _fewest_patients(summary: DiagnosticSummary) -> int:
+    """Patients behind the smaller of the areas that would leave."""
+    behind = [v.num_patients for v in (summary.synthetic_cbv, summary.asl) if v.auc is not None]
+    return min(behind, default=0)
 
 
 def _values(name: str, value: DiagnosticValue) -> dict[str, float]:

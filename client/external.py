@@ -93,7 +93,8 @@ class DiagnosticSummary:
     Attributes:
         synthetic_cbv: of the synthetic map's ratio.
         asl: of the ASL map's ratio.
-        num_automatic: labelled scans whose ROI no human drew.
+        num_automatic: labelled scans whose ROI no human drew; they are in no other number,
+            since a hot spot is as often a vein as a lesion.
         num_unlabelled: scans without a label; they are in no other number.
     """
 
@@ -187,9 +188,10 @@ def diagnostic_summary(rows: Iterable[RoiRow]) -> DiagnosticSummary:
     """Aggregates of the labelled rows; recurrence is the positive class."""
     rows = list(rows)
     labelled = [row for row in rows if row.label is not None]
+    drawn = [row for row in labelled if row.roi != "automatic"]
     return DiagnosticSummary(
-        synthetic_cbv=_diagnostic_value(labelled, [row.synthetic_cbv for row in labelled]),
-        asl=_diagnostic_value(labelled, [row.asl for row in labelled]),
+        synthetic_cbv=_diagnostic_value(drawn, [row.synthetic_cbv for row in drawn]),
+        asl=_diagnostic_value(drawn, [row.asl for row in drawn]),
         num_automatic=sum(row.roi == "automatic" for row in labelled),
         num_unlabelled=len(rows) - len(labelled),
     )

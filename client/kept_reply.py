@@ -8,9 +8,8 @@ import hashlib
 from pathlib import Path
 
 import safetensors
-import safetensors.numpy
 
-from iedn.files import atomic_write_bytes
+from iedn.files import atomic_write_tensors
 from iedn.parameters import by_group, flatten
 from iedn.protocol.messages import TrainReply, TrainRequest
 from sites.egress import Deltas
@@ -21,8 +20,7 @@ FILE = "kept-reply.safetensors"
 def keep_reply(folder: Path, request: TrainRequest, reply: TrainReply, deltas: Deltas) -> None:
     """Replace the kept reply by this one, atomically."""
     metadata = {"reply": reply.model_dump_json(), "request": _digest(request)}
-    content = safetensors.numpy.save(flatten(deltas), metadata=metadata)
-    atomic_write_bytes(folder / FILE, content)
+    atomic_write_tensors(folder / FILE, flatten(deltas), metadata)
 
 
 def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Deltas] | None:

@@ -17,6 +17,14 @@ from torch.nn import functional as F
 SLOPE = 0.01
 
 
+class Initialised(nn.Module):
+    """A module that wants other initial values than its parts would get."""
+
+    def set_initial_values(self) -> None:
+        """Overwrite the parts' initial values, without drawing random numbers."""
+        raise NotImplementedError
+
+
 class ConvNorm(nn.Module):
     """A (slices, k, k) convolution without bias, then normalisation.
 
@@ -56,7 +64,7 @@ class ConvNorm(nn.Module):
         return y
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Initialised):
     """Two convolutions with a shortcut; (B, C_in, D, H, W) -> (B, C_out, D, H / s, W / s).
 
     Args:
@@ -94,6 +102,11 @@ class ResidualBlock(nn.Module):
                 channels_per_group=group,
             )
 
+    def set_initial_values(self) -> None:
+        """Start as the identity where the shortcut is one: a deep bank then learns at once."""
+        if isinstance(self.shortcut, nn.Identity):
+            nn.init.zeros_(self.second.norm.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
         # Not in place: hooks that compute per-sample gradients do not allow it.
@@ -109,14 +122,6 @@ def upsample(x: Tensor) -> Tensor:
     batch, channels, depth, rows, columns = x.shape
     planes = F.interpolate(x.flatten(1, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
     return planes.view(batch, channels, depth, 2 * rows, 2 * columns)
-
-
-class Initialised(nn.Module):
-    """A module that wants other initial values than its parts would get."""
-
-    def set_initial_values(self) -> None:
-        """Overwrite the parts' initial values, without drawing random numbers."""
-        raise NotImplementedError
 
 
 def initialise(module: nn.Module, generator: Generator | None = None) -> None:

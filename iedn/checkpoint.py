@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from .config import NetworkConfig
 from .errors import CheckpointError
-from .files import atomic_write_bytes
+from .files import atomic_write_tensors
 from .parameters import Array, state_hash
 
 SCHEMA_VERSION = "1"
@@ -71,9 +69,7 @@ def save_checkpoint(
         "model_hash": model_hash,
         **extra,
     }
-    # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
-    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
-    atomic_write_bytes(path, save(contiguous, metadata=header))
+    atomic_write_tensors(Path(path), tensors, header)
     return model_hash
 
 

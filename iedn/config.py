@@ -91,7 +91,8 @@ class TrainingConfig(FrozenModel):
         batch_size: scans a step; at least 2 on a CPU (PyTorch's slow path at batch 1).
         learning_rate: of Adam, constant.
         loss: ``paper`` (masked L1 + Dice) or ``reference`` (L1 + RMSE + Dice).
-        keep_probability: each present modality is kept with this probability at a step.
+        keep_probability: each present modality is kept with this probability at a step. The code
+            published with the paper has 0.5; short runs learn faster with more.
         flip_probability: a scan is mirrored left-right with this probability at a step.
         proximal_mu: FedProx; 0 is off.
         threads: CPU threads a site; 1 gives bit-identical runs.
@@ -101,7 +102,7 @@ class TrainingConfig(FrozenModel):
     batch_size: int = Field(default=2, ge=1, le=64)
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
     loss: LossName = "paper"
-    keep_probability: float = Field(default=0.5, gt=0.0, le=1.0)
+    keep_probability: float = Field(default=0.75, gt=0.0, le=1.0)
     flip_probability: float = Field(default=0.0, ge=0.0, le=1.0)
     proximal_mu: float = Field(default=0.0, ge=0.0, le=100.0)
     threads: int = Field(default=1, ge=1, le=256)

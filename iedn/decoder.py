@@ -12,15 +12,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .blocks import ConvNorm, Initialised, ResidualBlock, upsample
 from .config import NetworkConfig
 from .encoder import level_channels
 
-CBV_SHARPNESS = 20.0
-INITIAL_SCALE = (0.15, 2.0)
-INITIAL_SHIFT = (0.25, 0.0)
+CORNER = 0.001
+INITIAL_SCALE = (0.2, 4.0)
+INITIAL_SHIFT = (0.1, 0.0)
+"""Of CBV and mask logit: the targets' standard deviation and mean over a box around a brain.
+
+Adam moves a scale by about the learning rate a step, whatever its gradient: from 1 it would need
+hundreds of steps to get where it belongs, and the map stays near its mean meanwhile.
+"""
 
 
 class IednOutput(NamedTuple):
@@ -36,23 +40,26 @@ class IednOutput(NamedTuple):
 
 
 def as_output(channels: Tensor) -> IednOutput:
-    """Turn the head's two channels (B, 2, D, H, W) into an output.
-
-    CBV goes through a softplus, not a ReLU: where all voxels of a ReLU are negative its gradient is
-    zero everywhere and the map stays 0 for ever. The sharpness keeps the two within 0.035.
-    """
+    """Turn the head's two channels (B, 2, D, H, W) into an output."""
     channels = channels.float()
-    return IednOutput(
-        cbv=F.softplus(channels[:, :1], beta=CBV_SHARPNESS),
-        brain_mask=torch.sigmoid(channels[:, 1:]),
-    )
+    return IednOutput(cbv=positive(channels[:, :1]), brain_mask=torch.sigmoid(channels[:, 1:]))
+
+
+def positive(x: Tensor) -> Tensor:
+    """(x + sqrt(x^2 + 0.001)) / 2: a ReLU with a rounded corner, 0.016 at 0.
+
+    Where all voxels of a ReLU are negative its gradient is zero and the map stays 0 for ever. This
+    gradient falls off with 1 / x^2 only (a softplus' exponentially), so that Adam, which does not
+    care for the size of a gradient, brings any map back.
+    """
+    return (x + (x * x + CORNER).sqrt()) / 2
 
 
 class Head(Initialised):
     """A (3, 5, 5) convolution to CBV and mask, each normalised by itself.
 
-    The normalisation carries the load: without it CBV collapses to 0 in training. It starts where
-    the targets are, at a mean of 0.25, instead of spending the first rounds on getting there.
+    The normalisation carries the load: without it CBV collapses to 0 in training. Its scale and
+    shift start where the targets are, so that only the contrast is left to learn.
     """
 
     def __init__(self, channels_in: int) -> None:

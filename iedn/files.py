@@ -2,8 +2,13 @@
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 
 
 def atomic_write_bytes(path: Path | str, content: bytes) -> None:
@@ -22,6 +27,15 @@ def atomic_write_bytes(path: Path | str, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def atomic_write_tensors(
+    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``."""
+    # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
+    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
+    atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata=dict(metadata or {})))
 
 
 def append_line(path: Path | str, line: str) -> None:

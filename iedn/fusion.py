@@ -69,7 +69,8 @@ def shares(images: Images, weights: Weights | None) -> dict[Modality, Tensor]:
             missing, or a sample has no modality left.
     """
     given = _as_given(images, weights)
-    rows = {m: a.detach().float().cpu().tolist() for m, a in given.items()}
+    table = torch.stack([a.detach() for a in given.values()]).tolist()  # one transfer from a GPU
+    rows: dict[Modality, list[float]] = dict(zip(given, table, strict=True))
     for modality, values in rows.items():
         for sample, value in enumerate(values):
             if not math.isfinite(value) or value < 0:

@@ -1,7 +1,8 @@
 """Whole-volume synthesis of one scan.
 
 The network normalises over what it sees, so it is given the same crop as in training: the box
-around the brain, never tiles. Outside of the box the map is 0.
+around the brain, never tiles. Outside of the brain the map is 0: there, measured CBV is noise and
+scalp, and a synthetic value would mean nothing.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class SyntheticMap:
     """What the network makes of one scan.
 
     Attributes:
-        cbv: (1, D, H, W) on the scan's grid, >= 0, 0 outside the box around the brain.
+        cbv: (1, D, H, W) on the scan's grid, >= 0, 0 outside the scan's brain mask.
         brain_mask: (1, D, H, W), probability of brain; 0 outside the box.
     """
 
@@ -61,7 +62,8 @@ def synthesize(
         cbv, mask = _predict(model, images, flip_average=flip_average)
     finally:
         model.train(was_training)
-    return SyntheticMap(*(_paste(x, scan.brain_mask, box) for x in (cbv, mask)))
+    whole, probability = (_paste(x, scan.brain_mask, box) for x in (cbv, mask))
+    return SyntheticMap(whole * (scan.brain_mask.cpu() > 0), probability)
 
 
 @torch.inference_mode()

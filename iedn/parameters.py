@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .config import NetworkConfig
 from .errors import ProtocolError
 from .modalities import Modality, in_order
+from .protocol.checks import check_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,46 +80,22 @@ def load_groups(model: "nn.Module", groups: Mapping[str, Tensors]) -> None:
     Nothing is changed unless everything fits.
 
     Raises:
-        ProtocolError: ``wrong-key``, ``wrong-shape`` or ``wrong-dtype``.
+        ProtocolError: see ``iedn.protocol.checks.check_tensors``.
     """
     import torch
 
     own: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         own.setdefault(group_of(name), {})[name] = tensor
-    for group, tensors in groups.items():
-        if group not in own:
-            raise ProtocolError("wrong-key", f"no group {group!r}; there are {sorted(own)}")
-        shapes = {name: tuple(tensor.shape) for name, tensor in own[group].items()}
-        check_tensors(tensors, shapes, group)
+    unknown = sorted(set(groups) - set(own))
+    if unknown:
+        raise ProtocolError("wrong-group", f"no group {unknown}; there are {sorted(own)}")
+    shapes = {g: {n: tuple(t.shape) for n, t in own[g].items()} for g in groups}
+    check_tensors(groups, shapes)
     with torch.no_grad():
         for group, tensors in groups.items():
             for name, array in tensors.items():
                 own[group][name].copy_(torch.from_numpy(np.array(array)))
-
-
-def check_tensors(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], group: str) -> None:
-    """Check names, shapes and dtype of one group's tensors.
-
-    Args:
-        tensors: what came.
-        shapes: the exact names and their shapes.
-        group: named in the message.
-
-    Raises:
-        ProtocolError: ``wrong-key``, ``wrong-shape`` or ``wrong-dtype``.
-    """
-    if set(tensors) != set(shapes):
-        missing, extra = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes))
-        problem = f"group {group!r}: {len(missing)} missing {missing[:2]}, "
-        raise ProtocolError("wrong-key", f"{problem}{len(extra)} unexpected {extra[:2]}")
-    for name, array in tensors.items():
-        if array.dtype != np.float32:
-            raise ProtocolError("wrong-dtype", f"{name} is {array.dtype}, expected float32")
-        if array.shape != shapes[name]:
-            raise ProtocolError(
-                "wrong-shape", f"{name} has shape {array.shape}, expected {shapes[name]}"
-            )
 
 
 def state_hash(tensors: Mapping[str, NDArray[np.generic]]) -> str:

@@ -25,7 +25,7 @@ import safetensors.numpy
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
-from iedn.files import append_line, atomic_write_bytes
+from iedn.files import append_line, atomic_write_bytes, atomic_write_tensors
 from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
@@ -152,8 +152,7 @@ class RunFolder:
     def _save_moments(self, round_number: int, moments: Moments) -> str | None:
         if not moments:
             return None
-        content = safetensors.numpy.save(dict(moments))
-        atomic_write_bytes(self._state_path(round_number), content)
+        atomic_write_tensors(self._state_path(round_number), moments)
         return state_hash(moments)
 
     def _load_moments(self, commit: Event) -> Moments:

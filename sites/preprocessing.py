@@ -41,7 +41,7 @@ from .reading import (
     voxel_points,
 )
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 
 LEAST_OVERLAP = 0.8
 FULL_OVERLAP = 0.99
@@ -97,7 +97,7 @@ class PreparedScan:
         images: brain mean 0.25, >= 0; a modality that is absent or refused has no entry.
         brain_mask: 0 or 1.
         geometry: where the arrays lie.
-        cbv: scaled like the images; None where there is none.
+        cbv: scaled like the images, 0 outside the brain; None where there is none.
         regions: ``lesion_mask`` and ``reader_roi``, 0 or 1, where given.
         warnings: findings about data that was used.
         refused: findings about files that could not be used; the scan goes on without them.
@@ -200,7 +200,7 @@ class _Preparation:
         for modality, path in self._record.images.items():
             if modality is not Modality.T1WI and (array := self._image(modality, path)) is not None:
                 images[modality] = array
-        cbv = None if self._record.cbv is None else self._image(TARGET, self._record.cbv)
+        cbv = self._target()
         regions = {"lesion_mask": self._record.lesion_mask, "reader_roi": self._record.reader_roi}
         found = {name: self._region(name, path) for name, path in regions.items() if path}
         return PreparedScan(
@@ -238,6 +238,13 @@ class _Preparation:
         except ScanError as error:
             self._refused.append(Finding(error.code, error.problem, str(column)))
             return None
+
+    def _target(self) -> FloatArray | None:
+        """Measured CBV inside the brain: outside it is noise, scalp and sinus, not a map."""
+        if self._record.cbv is None:
+            return None
+        array = self._image(TARGET, self._record.cbv)
+        return None if array is None else np.asarray(array * self._brain, dtype=np.float32)
 
     def _region(self, column: str, path: Path) -> FloatArray | None:
         try:

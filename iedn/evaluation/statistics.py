@@ -25,10 +25,10 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, *, level: float = 0.95) -
     """Area under the ROC curve with DeLong's interval on the logit scale.
 
     The standard error is DeLong's (DeLong, DeLong, Clarke-Pearson 1988). The interval is symmetric
-    in log(A / (1 - A)), so that it stays inside (0, 1). For an area of 0 or 1, or a class of one
-    row, the standard error breaks down; the interval is then Wilson's for that share, with the size
-    of the smaller class as number of trials. Rows count as independent: with several scans a
-    patient the interval is too narrow; resample patients instead.
+    in log(A / (1 - A)), so that it stays inside (0, 1). Where that standard error is 0 (an area of
+    0 or 1, or all scores tied) or a class has one row, the interval is Wilson's for that share,
+    with the size of the smaller class as number of trials. Rows count as independent: with
+    several scans a patient the interval is too narrow; resample patients instead.
 
     Args:
         labels: (N,), 1 or True for positive.

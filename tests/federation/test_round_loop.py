@@ -43,7 +43,9 @@ class Player:
     def __call__(self, message, context):
         site = str(context.node_config["site"])
         handler = {"query": self.join, "train": self.train, "evaluate": self.evaluate}
-        return Message(handler[message.metadata.message_type](site, message.content), reply_to=message)
+        return Message(
+            handler[message.metadata.message_type](site, message.content), reply_to=message
+        )
 
     def join(self, site, record):
         parse(record, CapabilitiesRequest)
@@ -218,7 +220,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "status", "code"), FAULTS, ids=lambda f: getattr(f, "__name__", f))
+@pytest.mark.parametrize(
+    ("fault", "status", "code"), FAULTS, ids=lambda f: getattr(f, "__name__", f)
+)
 def test_a_bad_reply_is_named_and_the_round_goes_on_without_it(tmp_path, fault, status, code):
     folder = federation(tmp_path / "run")
     player = Player({"site-a": 0.5, "site-b": 0.25}, {("site-b", 1): fault})

@@ -62,8 +62,10 @@ def test_agrees_with_plain_fedavg_when_all_own_everything():
     base = model(encoder_T1WI=rng.normal(size=200), decoder=rng.normal(size=300))
     weights = [5, 40, 115]
     sites = [
-        {g: {n: rng.normal(0, 0.01, x.shape).astype(np.float32) for n, x in t.items()}
-         for g, t in base.items()}
+        {
+            g: {n: rng.normal(0, 0.01, x.shape).astype(np.float32) for n, x in t.items()}
+            for g, t in base.items()
+        }
         for _ in weights
     ]
     updates = [Update(s, dict.fromkeys(s, w), w) for s, w in zip(sites, weights, strict=True)]
@@ -80,9 +82,10 @@ def test_agrees_with_plain_fedavg_when_all_own_everything():
 def test_group_nobody_trained_is_bit_identical():
     base = model(encoder_ASL=[0.1, -3.3e-12], decoder=[1.0])
     result = aggregate(base, [update(5, decoder=[0.25])])
-    assert result["encoder.ASL"]["encoder_ASL.w"].tobytes() == base["encoder.ASL"][
-        "encoder_ASL.w"
-    ].tobytes()
+    assert (
+        result["encoder.ASL"]["encoder_ASL.w"].tobytes()
+        == base["encoder.ASL"]["encoder_ASL.w"].tobytes()
+    )
 
 
 def test_any_order_is_bit_identical():
@@ -118,7 +121,9 @@ def test_64_contributors_need_the_memory_of_one():
 
     def peak(contributors):
         delta = np.full(size, 0.5, np.float32)
-        updates = (Update({"decoder": {"w": delta}}, {"decoder": 5}, 5) for _ in range(contributors))
+        updates = (
+            Update({"decoder": {"w": delta}}, {"decoder": 5}, 5) for _ in range(contributors)
+        )
         tracemalloc.start()
         aggregate(base, updates)
         _, top = tracemalloc.get_traced_memory()

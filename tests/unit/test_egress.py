@@ -28,9 +28,7 @@ COUNTS = TrainingCounts(
     scans_by_modality={Modality.T1WI: 23, Modality.ASL: 4},
     patients_by_modality={Modality.T1WI: 12, Modality.ASL: 3},
 )
-OPEN = PolicyConfig(
-    min_patients=1, min_group_sites=1, releases=("update", "metrics", "diagnostic")
-)
+OPEN = PolicyConfig(min_patients=1, min_group_sites=1, releases=("update", "metrics", "diagnostic"))
 
 
 def request(sites=5):

@@ -276,8 +276,9 @@ def test_the_summary_counts_classes_and_gives_the_area_under_the_curve():
         ("sub-0003", "treatment_response", 2.5, None),
         ("sub-0004", None, 9.0, 9.0),
         ("sub-0005", "recurrence", None, None),
+        ("sub-0006", "treatment_response", 99.0, 0.1),
     )
-    rows[2] = replace(rows[2], roi="automatic")
+    rows[-1] = replace(rows[-1], roi="automatic")  # counted, and in no area
     summary = diagnostic_summary(rows)
     # 3.0 beats 1.0 and 2.5, 2.0 beats 1.0: three of four pairs.
     assert summary.synthetic_cbv.auc is not None

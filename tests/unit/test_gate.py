@@ -108,8 +108,9 @@ def test_foreign_group():
     assert code_of(reply(weights=weights), wrong) == "wrong-group"
 
 
-@pytest.mark.parametrize("weights", [{"encoder.T1WI": 16, "decoder": 20},
-                                     {"encoder.T1WI": 15, "decoder": 1000}])
+@pytest.mark.parametrize(
+    "weights", [{"encoder.T1WI": 16, "decoder": 20}, {"encoder.T1WI": 15, "decoder": 1000}]
+)
 def test_weight_must_be_the_declared_one(weights):
     assert code_of(reply(weights=weights), deltas()) == "wrong-weight"
 

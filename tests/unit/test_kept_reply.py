@@ -23,9 +23,7 @@ def request(**changes):
     return TrainRequest(**{**fields, **changes})
 
 
-REPLY = TrainReply(
-    run="run-1", round=2, base_hash="c" * 64, weights={"decoder": 5}, duration_s=1
-)
+REPLY = TrainReply(run="run-1", round=2, base_hash="c" * 64, weights={"decoder": 5}, duration_s=1)
 DELTAS = {"decoder": {"decoder.w": np.array([0.25, -1e-30], np.float32)}}
 
 

@@ -94,7 +94,7 @@ def test_loading_is_strict_and_changes_nothing_when_it_refuses():
         ("wrong-shape", changed(array.reshape(-1))),
         ("wrong-key", missing),
         ("wrong-key", extra),
-        ("wrong-key", {"encoder.FLAIR": good["encoder.ASL"]}),
+        ("wrong-group", {"encoder.FLAIR": good["encoder.ASL"]}),
     ]
     before = state_hash(flatten(state_by_group(model)))
     for code, groups in cases:

@@ -63,9 +63,10 @@ def test_tensors_round_trip_by_group():
     }
     came = parse_groups(to_record(EXAMPLES[3], groups))
     assert set(came) == set(groups)
-    assert came["encoder.ASL"]["encoders.ASL.w"].tobytes() == groups["encoder.ASL"][
-        "encoders.ASL.w"
-    ].tobytes()
+    assert (
+        came["encoder.ASL"]["encoders.ASL.w"].tobytes()
+        == groups["encoder.ASL"]["encoders.ASL.w"].tobytes()
+    )
     assert came["decoder"]["decoder.b"].shape == ()
 
 
@@ -157,7 +158,8 @@ def test_pickled_array_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("E205", "E205"), ("a/b c", "a-b-c"), ("***", "unknown"), ("x" * 90, "x" * 48)]
+    ("text", "code"),
+    [("E205", "E205"), ("a/b c", "a-b-c"), ("***", "unknown"), ("x" * 90, "x" * 48)],
 )
 def test_safe_code(text, code):
     assert safe_code(text) == code

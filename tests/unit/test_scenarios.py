@@ -52,12 +52,13 @@ def test_demo_sites_are_the_promised_ones():
 def test_mistake_is_named_with_its_place(tmp_path, change, where):
     path = tmp_path / "mine.toml"
     first = change.splitlines()[0]
-    base = SMALLEST.replace("\n[rounds]\ncount = 1\nquorum = 1", "") if "[rounds]" in first else SMALLEST
+    base = (
+        SMALLEST.replace("\n[rounds]\ncount = 1\nquorum = 1", "")
+        if "[rounds]" in first
+        else SMALLEST
+    )
     base = base.replace('preset = "tiny"\n', "") if first.startswith("preset") else base
-    if first.startswith("["):
-        text = base + "\n" + change
-    else:
-        text = change + base
+    text = base + "\n" + change if first.startswith("[") else change + base
     path.write_text(text)
     with pytest.raises(ConfigError, match=str(path)) as caught:
         load_scenario(str(path))

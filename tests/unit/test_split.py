@@ -98,6 +98,4 @@ def test_same_seed_same_sites(manifest, tmp_path):
 
 def test_more_sites_than_patients_is_an_error(manifest, tmp_path):
     with pytest.raises(ConfigError, match="12 patients, 13 sites"):
-        split_manifest(
-            manifest, tmp_path / "s.toml", rule="patient", num_sites=13, options=OPTIONS
-        )
+        split_manifest(manifest, tmp_path / "s.toml", rule="patient", num_sites=13, options=OPTIONS)

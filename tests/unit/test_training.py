@@ -80,8 +80,9 @@ def test_forty_steps_lower_the_loss_by_a_quarter(scans):
 
 
 def test_golden_loss_curve(scans):
+    """Threads and memory layout move these by 1e-7; anything more is a change of the method."""
     losses: list[float] = []
-    config = TrainingConfig(local_steps=5, batch_size=2, threads=1)
+    config = TrainingConfig(local_steps=5, batch_size=2, keep_probability=0.5, threads=1)
     train(
         build_network(TINY, seed=0),
         scans,
@@ -89,10 +90,8 @@ def test_golden_loss_curve(scans):
         seed=0,
         progress=lambda _, loss: losses.append(loss),
     )
-    assert losses == pytest.approx(GOLDEN, rel=1e-4)
-
-
-GOLDEN = [0.0, 0.0, 0.0, 0.0, 0.0]
+    golden = [0.603082, 0.3811405, 0.7743855, 0.3018629, 0.2256471]
+    assert losses == pytest.approx(golden, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_model_bit_for_bit(small_scans):
