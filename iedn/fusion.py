@@ -91,12 +91,14 @@ def _as_given(images: Images, weights: Weights | None) -> dict[Modality, Tensor]
     size = reference.shape[0]
     if weights is None:
         return {m: torch.ones(size, device=reference.device) for m in images}
-    if set(weights) != set(images):
+    used = {m for m, a in weights.items() if m in images or bool((a != 0).any())}
+    if used != set(images):
         raise ValueError(
-            f"weights are given for {sorted(weights)}, images for {sorted(images)}; "
-            "both must name the same modalities"
+            f"weights are given for {sorted(used)}, images for {sorted(images)}; every image "
+            "needs a weight, and a weight without an image must be 0"
         )
-    for modality, weight in weights.items():
+    for modality in images:
+        weight = weights[modality]
         if tuple(weight.shape) != (size,):
             raise ValueError(
                 f"weight of {modality} has shape {tuple(weight.shape)}; allowed is ({size},)"

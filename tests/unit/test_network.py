@@ -291,7 +291,7 @@ def test_wrong_weights_are_refused(network, value):
 
 
 def test_weights_must_fit_the_images(network):
-    with pytest.raises(ValueError, match="same modalities"):
+    with pytest.raises(ValueError, match="weight without an image must be 0"):
         network(volumes(PAIR), {Modality.ASL: torch.ones(2)})
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         network(volumes(PAIR), {m: torch.ones(3) for m in PAIR})
@@ -369,3 +369,12 @@ def test_cbv_recovers_after_training_towards_zero(architecture):
     assert 0 < float(predicted().max()) < 0.05
     fit(0.5 * image, steps=60, lr=0.03)
     assert float(predicted().mean()) > 0.15
+
+
+def test_weight_zero_may_name_a_modality_without_an_image(network):
+    image = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    only = network({Modality.T1WI: image}, {Modality.T1WI: torch.ones(2)})
+    named = network(
+        {Modality.T1WI: image}, {Modality.T1WI: torch.ones(2), Modality.ASL: torch.zeros(2)}
+    )
+    torch.testing.assert_close(named.cbv, only.cbv, rtol=0, atol=0)

@@ -1,0 +1,9 @@
+"""One thread a test process: two that compete for two cores spin more than they compute."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402  (reads the variable when it is imported)
+
+torch.set_num_threads(1)
