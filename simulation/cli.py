@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -144,19 +145,21 @@ def split(
 
 
 def _print_summary(summary: "RunSummary") -> None:
-    table = Table(title=f"{summary.run}: held-out test scans (PHANTOM), PSNR dB / SSIM %")
+    title = f"{summary.run}: held-out test scans of a PHANTOM, PSNR (dB) and SSIM (%)"
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
     names = list(summary.sites[0].baselines) if summary.sites else []
-    for column in ("site", "scans", *names, "federated", "margin over best"):
-        table.add_column(column, justify="left" if column == "site" else "right")
+    for column in ("site (scans)", *names, "federated", "over best"):
+        justify: Literal["left", "right"] = "left" if column.startswith("site") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
     for site in summary.sites:
-        baselines = [f"{q.psnr_db:.2f} / {q.ssim_percent:.1f}" for q in site.baselines.values()]
-        federated = f"{site.federated.psnr_db:.2f} / {site.federated.ssim_percent:.1f}"
-        margin = f"{site.margin_db:+.2f} dB / {site.margin_ssim:+.1f}"
-        table.add_row(site.site, str(site.num_scans), *baselines, federated, margin)
+        qualities = [*site.baselines.values(), site.federated]
+        cells = [f"{q.psnr_db:.2f}  {q.ssim_percent:.1f}" for q in qualities]
+        margin = f"{site.margin_db:+.2f}  {site.margin_ssim:+.1f}"
+        table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
     for site_name, metrics in summary.external.items():
-        console.print(_external_line(site_name, metrics), highlight=False)
+        print(_external_line(site_name, metrics))
 
 
 def _external_line(site: str, metrics: dict[str, float]) -> str:

@@ -91,7 +91,7 @@ def _radiological(plane: Slice, affine: NDArray[np.float64]) -> Slice:
 
 
 def _show(axes: Axes, plane: Slice | None, colours: str, window: tuple[float, float]) -> None:
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], box_aspect=1)
     if plane is None:
         axes.set_facecolor("0.85")
         axes.text(0.5, 0.5, "not\nscanned", ha="center", va="center", transform=axes.transAxes)
