@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +17,7 @@ from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
 
 from .phantom import write_cohort
-from .prepare import prepare_run
+from .prepare import is_finished, prepare_run
 from .scenario import load_scenario, shipped_scenarios
 from .split import Rule, split_manifest
 
@@ -60,6 +61,8 @@ def run(
 
     config = load_scenario(scenario)
     folder = out or Path("runs") / config.name
+    if is_finished(folder):
+        print(f"{folder} holds a finished run; delete it to train again", file=sys.stderr)
     started = time.monotonic()
     with showing_progress(as_json=as_json):
         federation = prepare_run(

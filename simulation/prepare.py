@@ -12,6 +12,7 @@ import tomli_w
 from iedn import progress
 from iedn.files import atomic_write_bytes
 from server.config import FederationConfig
+from server.run_folder import HISTORY
 from sites.config import SITE_FILE
 
 from .phantom import PhantomCohort, write_cohort
@@ -50,6 +51,12 @@ def prepare_run(
         cache = cohorts.absolute() / "prepared" / manifest.parent.name
         _write_toml(folder / SITE_FILE, _site(name, site, manifest, cache))
     return federation
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the folder holds a run that has come to its end."""
+    path = out / HISTORY
+    return path.exists() and '"event": "finished"' in path.read_text(encoding="utf-8")
 
 
 def _phantom(name: str, site: ScenarioSite, *, seed: int, cohorts: Path, workers: int) -> Path:
