@@ -14,6 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from iedn.files import atomic_write_bytes
+from iedn.modalities import Modality
+from iedn.parameters import groups_for
 
 from .config import FederationConfig
 from .run_folder import LOCK, Event, RunFolder
@@ -83,6 +85,8 @@ def render(
         external=_last(events, "test", "diagnostic"),
         finished=finished(events),
         sites=sorted(config.sites),
+        modalities=[str(m) for m in Modality],
+        groups=groups_for(Modality),
         worst=worst_site,
     )
 
