@@ -52,14 +52,17 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _answer(message: Message, context: Context, handle: Handler) -> Message:
     try:
-        session = session_for(_site_file(context))
-    except Exception as error:
-        return Message(to_record(failure_of(error)), reply_to=message)
-    try:
-        record = handle(session, message.content)
-    except Exception as error:
-        record = to_record(session.egress.failure(error))
+        record = _handled(session_for(_site_file(context)), handle, message.content)
+    except Exception as error:  # no session, or its release log cannot be written
+        record = to_record(failure_of(error))
     return Message(record, reply_to=message)
+
+
+def _handled(session: SiteSession, handle: Handler, content: RecordDict) -> RecordDict:
+    try:
+        return handle(session, content)
+    except Exception as error:
+        return to_record(session.egress.failure(error))
 
 
 def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
