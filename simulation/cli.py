@@ -149,15 +149,15 @@ def split(
 
 def _print_summary(summary: "RunSummary") -> None:
     title = f"{summary.run}: held-out test scans of a PHANTOM, PSNR (dB) and SSIM (%)"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
     names = list(summary.sites[0].baselines) if summary.sites else []
     for column in ("site (scans)", *names, "federated", "over best"):
         justify: Literal["left", "right"] = "left" if column.startswith("site") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
     for site in summary.sites:
         qualities = [*site.baselines.values(), site.federated]
-        cells = [f"{q.psnr_db:.2f}  {q.ssim_percent:.1f}" for q in qualities]
-        margin = f"{site.margin_db:+.2f}  {site.margin_ssim:+.1f}"
+        cells = [f"{q.psnr_db:.2f} {q.ssim_percent:.1f}" for q in qualities]
+        margin = f"{site.margin_db:+.2f} {site.margin_ssim:+.1f}"
         table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
