@@ -37,7 +37,7 @@ OPTIONAL_COLUMNS = (
 )
 PATH_COLUMNS = (*(m.value for m in Modality), TARGET, BRAIN_MASK, "lesion_mask", "reader_roi")
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_PROBLEMS_SHOWN = 10
 
 
@@ -238,7 +238,7 @@ class _Row:
 
     def _identifier(self, column: str) -> str:
         value = self._cells[column]
-        if not _IDENTIFIER.fullmatch(value):
+        if not IDENTIFIER.fullmatch(value):
             self._refuse(column, "1 to 64 letters, digits, '.', '_', '-', e.g. sub-0007")
         return value
 
