@@ -42,8 +42,7 @@ KNOWN = (
 
 _NAME = re.compile(
     r"(?P<subject>sub-[A-Za-z0-9]+)(_(?P<session>ses-[A-Za-z0-9]+))?"
-    r"(?P<entities>(_[A-Za-z]+-[A-Za-z0-9+]+)*)_(?P<suffix>[A-Za-z0-9]+)\.nii(\.gz)?",
-    re.IGNORECASE,
+    r"(?P<entities>(_[A-Za-z]+-[A-Za-z0-9+]+)*)_(?P<suffix>[A-Za-z0-9]+)(?i:\.nii(\.gz)?)"
 )
 _RAW = {
     ("anat", "T1w"): Modality.T1WI,
@@ -84,7 +83,10 @@ def discover_bids(root: Path) -> Discovery:
     rest = []
     for path in images:
         image = _read_name(path, root)
-        if image.column:
+        if image.column and _is_misplaced(image, root):
+            problem = "its name and its folder are of different patients or sessions: not used"
+            findings.append(PathFinding("E212", path, problem))
+        elif image.column:
             by_place[image.place][image.column].append(image)
         elif path not in twins:
             rest.append(path)
@@ -122,6 +124,12 @@ def _read_name(path: Path, root: Path) -> _Image:
     column = (_derived_column if derived else _raw_column)(path, match["suffix"], entities)
     place = (match["subject"], match["session"] or "")
     return _Image(path, place, column, len(entities))
+
+
+def _is_misplaced(image: _Image, root: Path) -> bool:
+    """Whether a folder above the file is that of another subject or session."""
+    above = image.path.relative_to(root).parts[:-1]
+    return any(part.startswith(("sub-", "ses-")) and part not in image.place for part in above)
 
 
 def _raw_column(path: Path, suffix: str, entities: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from iedn.errors import ConfigError
+from iedn.errors import CohortError, ConfigError
 
 from .bids import discover_bids, is_bids
 from .folders import discover_folders
@@ -24,9 +24,14 @@ def discover(root: Path, layout: Layout = "auto") -> Discovery:
 
     Raises:
         ConfigError: there is no such folder.
+        CohortError: a folder in it may not be read.
     """
     if not root.is_dir():
         raise ConfigError("no such folder", where=f"--scan {root}", allowed="a folder with scans")
     root = root.resolve()
-    bids = is_bids(root) if layout == "auto" else layout == "bids"
-    return with_labels(discover_bids(root) if bids else discover_folders(root), root)
+    try:
+        bids = is_bids(root) if layout == "auto" else layout == "bids"
+        found = discover_bids(root) if bids else discover_folders(root)
+    except OSError as error:
+        raise CohortError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return with_labels(found, root)

@@ -47,20 +47,21 @@ def describe(
     _check_place(path, root)
     path = path.parent.resolve() / path.name
     key_table = path.with_name(KEY_TABLE)
-    table = read_key_table(key_table) if pseudonyms else {}
-    if pseudonyms:
-        found, table = with_pseudonyms(found, table)
+    known = read_key_table(key_table) if pseudonyms else {}
+    found, table = with_pseudonyms(found, known) if pseudonyms else (found, known)
     found = check_identifiers(found, root.resolve())
     if not found.scans:
         raise CohortError(f"{root}: no scan to describe; {_reasons(found)}")
     content = manifest_text(found.scans, path).encode()
-    if _is_there(path, content, force=force):
-        return found, "unchanged"
-    _check_readable_back(content, path, found.scans)
+    unchanged = _is_there(path, content, force=force)
+    if not unchanged:
+        _check_readable_back(content, path, found.scans)
     # First the key: a manifest whose pseudonyms nobody can resolve would be of no use.
-    write_key_table(key_table, table)
-    atomic_write_bytes(path, content)
-    return found, "written"
+    if table != known:
+        write_key_table(key_table, table)
+    if not unchanged:
+        atomic_write_bytes(path, content)
+    return found, "unchanged" if unchanged else "written"
 
 
 def manifest_text(scans: Iterable[ScanRecord], path: Path) -> str:

@@ -49,9 +49,9 @@ def num_volumes(path: Path) -> int:
     """
     try:
         shape = nibabel.load(path).shape  # type: ignore[attr-defined]  # FileBasedImage lacks it
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise ScanError("E102", f"the header cannot be read: {error}") from error
-    except zlib.error as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError("E102", f"the header cannot be read: {error}") from error
     number = 1
     for size in shape[3:]:

@@ -9,6 +9,7 @@ hold the folders' names; nothing of either leaves the site.
 import csv
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ KEY_TABLE = "pseudonyms.csv"
 COLUMNS = ("patient_folder", "scan_folder", "patient_id", "scan_id")
 
 # Letters that are too few for a name, and a number; words that say which scan it is.
-_PATIENT = re.compile(r"(sub-)?[A-Za-z]{0,4}[-_]?[0-9]+")
+_PATIENT = re.compile(r"(sub-)?[A-Za-z]{0,4}-?[0-9]+")
 _SCAN = re.compile(
     r"[A-Za-z]{0,4}[-_]?[0-9]+"
     r"|(visit|scan|session|ses|baseline|followup|preop|postop|pre|post)[-_]?[A-Za-z]{0,2}[0-9]*"
@@ -63,17 +64,11 @@ def with_pseudonyms(found: Discovery, known: dict[Key, Key]) -> tuple[Discovery,
     Returns:
         The scans, and the key table: ``known`` and what is new.
     """
-    patients = {folders[0]: ids[0] for folders, ids in known.items()}
-    taken = set(patients.values()) | {record.patient_id for record in found.scans}
-    table, scans = dict(known), []
+    identifiers, scans = _Identifiers(found.scans, known), []
     for record in found.scans:
-        folders = record.patient_id, record.scan_id
-        if folders not in table and not _is_plain(record, patients):
-            patient = _patient_id(record.patient_id, patients, taken)
-            table[folders] = patient, _scan_id(folders, table)
-        patient, scan = table.get(folders, folders)
+        patient, scan = identifiers.of((record.patient_id, record.scan_id))
         scans.append(replace(record, patient_id=patient, scan_id=scan))
-    return in_order(scans, found.findings), table
+    return in_order(scans, found.findings), identifiers.table
 
 
 def read_key_table(path: Path) -> dict[Key, Key]:
@@ -107,30 +102,46 @@ def write_key_table(path: Path, table: dict[Key, Key]) -> None:
     atomic_write_bytes(path, text.getvalue().encode(), mode=0o600)
 
 
-def _is_plain(record: ScanRecord, patients: dict[str, str]) -> bool:
-    """Whether both folders' names may stand in the manifest."""
-    return bool(
-        record.patient_id not in patients
-        and _PATIENT.fullmatch(record.patient_id)
-        and _SCAN.fullmatch(record.scan_id)
-    )
+class _Identifiers:
+    """Gives every folder its identifier.
 
+    A folder keeps its own name unless that may be a person's, or was given to another folder
+    before.
 
-def _patient_id(folder: str, patients: dict[str, str], taken: set[str]) -> str:
-    """The folder's own name if it is no person's, else its pseudonym or the next free one."""
-    if folder not in patients:
-        plain = _PATIENT.fullmatch(folder) is not None
-        patients[folder] = folder if plain else _next_free("sub-{:04d}", taken)
-        taken.add(patients[folder])
-    return patients[folder]
+    Attributes:
+        table: identifiers by folders, of those scans of which one differs from its folder.
+    """
 
+    def __init__(self, scans: Iterable[ScanRecord], known: dict[Key, Key]) -> None:
+        self.table = dict(known)
+        self._patients = {folders[0]: ids[0] for folders, ids in known.items()}
+        self._names: dict[str, set[str]] = {}
+        for record in scans:
+            self._names.setdefault(record.patient_id, set()).add(record.scan_id)
 
-def _scan_id(folders: Key, table: dict[Key, Key]) -> str:
-    """The folder's own name if it is no person's, else the next free number."""
-    if _SCAN.fullmatch(folders[1]):
-        return folders[1]
-    taken = {ids[1] for (patient, _), ids in table.items() if patient == folders[0]}
-    return _next_free("scan-{:02d}", taken)
+    def of(self, folders: Key) -> Key:
+        """Patient and scan identifier of a folder."""
+        if folders not in self.table:
+            ids = self._patient(folders[0]), self._scan(folders)
+            if ids == folders:
+                return folders
+            self.table[folders] = ids
+        return self.table[folders]
+
+    def _patient(self, folder: str) -> str:
+        if folder not in self._patients:
+            given = set(self._patients.values())
+            plain = _PATIENT.fullmatch(folder) and folder not in given
+            taken = given | set(self._names)
+            self._patients[folder] = folder if plain else _next_free("sub-{:04d}", taken)
+        return self._patients[folder]
+
+    def _scan(self, folders: Key) -> str:
+        patient, folder = folders
+        given = {ids[1] for (owner, _), ids in self.table.items() if owner == patient}
+        if _SCAN.fullmatch(folder) and folder not in given:
+            return folder
+        return _next_free("scan-{:02d}", given | self._names[patient])
 
 
 def _next_free(pattern: str, taken: set[str]) -> str:

@@ -115,6 +115,22 @@ def test_the_plainest_name_is_taken_and_said_so(tmp_path):
     assert "run-2" in found.findings[2].problem
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"sub-0008/ses-01/anat/{PREFIX}_T2w.nii.gz",
+        f"sub-0007/ses-02/anat/{PREFIX}_T2w.nii.gz",
+        f"derivatives/dsc/sub-0008/ses-01/perf/{PREFIX}_cbv.nii.gz",
+        "sub-0007/ses-01/anat/sub-0007_T2w.nii.gz",
+    ],
+)
+def test_a_file_in_another_patients_or_sessions_folder_is_not_used(tmp_path, name):
+    files(tmp_path, T1, MASK, name)
+    found = discover_bids(tmp_path)
+    assert [(f.code, f.path) for f in found.findings] == [("E212", tmp_path / name)]
+    assert [set(record.files) for record in found.scans] == [{"T1WI", "brain_mask"}]
+
+
 def test_a_session_without_t1_is_left_out(tmp_path):
     files(tmp_path, T1, MASK, "sub-0007/ses-02/anat/sub-0007_ses-02_T2w.nii.gz")
     found = discover_bids(tmp_path)

@@ -6,8 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from iedn.errors import ConfigError
+from iedn.errors import CohortError, ConfigError
 from iedn.modalities import Modality
+from sites.discovery import layouts
 from sites.discovery.folders import discover_folders
 from sites.discovery.layouts import discover
 
@@ -100,6 +101,22 @@ def test_an_asl_file_without_a_header(tmp_path):
     assert Modality.ASL not in found.scans[0].images
 
 
+@pytest.mark.parametrize("start", [b"no image", b"\x1f\x8b\x08\x00damaged"])
+def test_an_asl_file_that_is_damaged(tmp_path, start):
+    files(tmp_path, *BASE)
+    (tmp_path / SCAN / "ASL.nii.gz").write_bytes(start)
+    assert codes(discover_folders(tmp_path)) == ["E102"]
+
+
+def test_an_asl_header_of_an_impossible_type(tmp_path):
+    files(tmp_path, *BASE)
+    asl(tmp_path / SCAN / "ASL.nii", 1)
+    content = bytearray((tmp_path / SCAN / "ASL.nii").read_bytes())
+    content[70:72] = b"\xff\x7f"  # datatype
+    (tmp_path / SCAN / "ASL.nii").write_bytes(bytes(content))
+    assert codes(discover_folders(tmp_path)) == ["E102"]
+
+
 def test_the_aligned_copy_is_preferred_and_said_so(tmp_path):
     files(tmp_path, *BASE, f"{SCAN}/ADC.nii.gz", f"{SCAN}/rADC.nii.gz")
     found = discover_folders(tmp_path)
@@ -159,6 +176,15 @@ def test_auto_takes_folders_where_nothing_speaks_for_bids(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="no such folder"):
         discover(tmp_path / "none")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder / "P1"))
+
+    monkeypatch.setattr(layouts, "discover_folders", refuse)
+    with pytest.raises(CohortError, match="P1: cannot be read: Permission denied"):
+        discover(tmp_path)
 
 
 def test_labels_are_merged_and_mistakes_in_them_are_findings(tmp_path):

@@ -163,6 +163,41 @@ def test_a_scan_called_after_a_person_keeps_its_patients_id(tmp_path):
     assert [record.key for record in found.scans] == ["P1/2", "P1/scan-01", "P1/scan-02"]
 
 
+def test_a_made_up_id_is_never_given_twice(tmp_path):
+    root = scans_at(tmp_path, "Patient_Zero/x y", "Patient_Zero/scan-01")
+    path = root / "manifest.csv"
+    found, _ = describe(discover(root), root, path, pseudonyms=True)
+    first = {record.images[Modality.T1WI].parent.name: record.key for record in found.scans}
+    assert first == {"scan-01": "sub-0001/scan-01", "x y": "sub-0001/scan-02"}
+    scans_at(root, "sub-0001/1", "Patient_Zero/scan-02")
+    found, _ = describe(discover(root), root, path, force=True, pseudonyms=True)
+    later = {r.images[Modality.T1WI].parent: r.key for r in found.scans}
+    assert later == {
+        root / "Patient_Zero/scan-01": "sub-0001/scan-01",
+        root / "Patient_Zero/x y": "sub-0001/scan-02",
+        root / "Patient_Zero/scan-02": "sub-0001/scan-03",
+        root / "sub-0001/1": "sub-0002/1",
+    }
+
+
+def test_a_lost_key_table_is_written_again(tmp_path):
+    root = scans_at(tmp_path, "Patient_Zero/1")
+    describe(discover(root), root, root / "manifest.csv", pseudonyms=True)
+    table = (root / "pseudonyms.csv").read_bytes()
+    (root / "pseudonyms.csv").unlink()
+    _, outcome = describe(discover(root), root, root / "manifest.csv", pseudonyms=True)
+    assert outcome == "unchanged"
+    assert (root / "pseudonyms.csv").read_bytes() == table
+
+
+def test_no_key_table_beside_a_manifest_that_was_refused(tmp_path):
+    root = scans_at(tmp_path, "Patient_Zero/1")
+    (root / "manifest.csv").write_text("by hand")
+    with pytest.raises(ConfigError, match="--force"):
+        describe(discover(root), root, root / "manifest.csv", pseudonyms=True)
+    assert not (root / "pseudonyms.csv").exists()
+
+
 def test_no_key_table_where_nothing_is_replaced_and_a_broken_one_stops(tmp_path):
     root = scans_at(tmp_path, "P1/1")
     describe(discover(root), root, root / "manifest.csv", pseudonyms=True)
