@@ -56,9 +56,10 @@ class ScanRecord:
         label: what became of the lesion; None where it is not known.
         split: the manifest's own choice; None leaves it to ``split_by_patient``.
         exclude_reason: why the scan is left out; empty where it is not.
-        asl_kind: ``cbf`` or ``deltam``.
-        asl_volume: which volume (from 0) of a 4D ASL file is the perfusion map.
-        pld_s: post-labelling delay of the ASL scan in seconds.
+        asl_kind: ``cbf``, a map; or ``deltam``, raw: ``sites.asl`` computes the map when reading.
+        asl_volume: which volume (from 0) of a 4D ASL file is the perfusion map, or the only
+            difference to use.
+        pld_s: post-labelling delay of the ASL scan in seconds; goes before the sidecar's.
         age: in years.
     """
 

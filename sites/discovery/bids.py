@@ -9,7 +9,7 @@ Entities are read from the file name; sidecars are looked for beside the image o
 """
 
 import re
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
 from ..asl_context import m0_path
 from ..cohort import ScanRecord
-from .folders import LESION_MASK, OWN_FILES
+from .folders import LESION_MASK
 from .found import (
     Discovery,
     PathFinding,
@@ -75,32 +75,37 @@ class _Image:
 
 def discover_bids(root: Path) -> Discovery:
     """All scans of the dataset at ``root``, and what is odd about the files there."""
-    raw = [path for subject in _subjects(root) for path in subject.rglob("*") if path.is_file()]
-    made = [path for path in (root / "derivatives").rglob("*") if path.is_file()]
-    images, findings = without_twins([*raw, *made])
-    twins = {finding.path for finding in findings}
-    by_place: dict[Place, dict[str, list[_Image]]] = defaultdict(lambda: defaultdict(list))
-    rest = []
-    for path in images:
-        image = _read_name(path, root)
-        if image.column and _is_misplaced(image, root):
-            problem = "its name and its folder are of different patients or sessions: not used"
-            findings.append(PathFinding("E212", path, problem))
-        elif image.column:
-            by_place[image.place][image.column].append(image)
-        elif path not in twins:
-            rest.append(path)
-    people, wrong = read_people(root, _subjects(root))
-    findings += wrong
+    subjects = _subjects(root)
+    files = [path for top in (*subjects, root / "derivatives") for path in top.rglob("*")]
+    paths, findings = without_twins(path for path in files if path.is_file())
+    images = [_read_name(path, root) for path in paths]
+    findings += [_misplaced(image) for image in images if _is_misplaced(image, root)]
+    by_place = _by_place(image for image in images if not _is_misplaced(image, root))
+    people, wrong = read_people(root, subjects)
     scans = []
     for place, columns in by_place.items():
         scan = _Scan(root, place, columns)
         findings += scan.findings
         if scan.record is not None:
-            scans.append(_described(scan.record, people.get(place) or people.get((place[0], ""))))
-    used_m0 = {m0_path(i.path) for c in by_place.values() for i in c.get(Modality.ASL, [])}
-    rest += [p for p in visible_files(root) if is_nifti(p) and p.name not in OWN_FILES]
-    return in_order(scans, findings + unused_files(set(rest) - used_m0, KNOWN))
+            person = people.get(place) or people.get((place[0], ""))
+            scans.append(_described(scan.record, person))
+    return in_order(scans, findings + wrong + unused_files(_rest(root, images), KNOWN))
+
+
+def _by_place(images: Iterable[_Image]) -> dict[Place, dict[str, list[_Image]]]:
+    """Images that have a column, by scan and column."""
+    found: dict[Place, dict[str, list[_Image]]] = {}
+    for image in images:
+        if image.column:
+            found.setdefault(image.place, {}).setdefault(image.column, []).append(image)
+    return found
+
+
+def _rest(root: Path, images: list[_Image]) -> set[Path]:
+    """Images without a column that do not calibrate an ASL image, and those in the root."""
+    stray = {path for path in visible_files(root) if is_nifti(path)}
+    calibrations = {m0_path(image.path) for image in images if image.column == Modality.ASL}
+    return stray | {image.path for image in images if not image.column} - calibrations
 
 
 def is_bids(root: Path) -> bool:
@@ -129,7 +134,13 @@ def _read_name(path: Path, root: Path) -> _Image:
 def _is_misplaced(image: _Image, root: Path) -> bool:
     """Whether a folder above the file is that of another subject or session."""
     above = image.path.relative_to(root).parts[:-1]
-    return any(part.startswith(("sub-", "ses-")) and part not in image.place for part in above)
+    other = any(part.startswith(("sub-", "ses-")) and part not in image.place for part in above)
+    return bool(image.column) and other
+
+
+def _misplaced(image: _Image) -> PathFinding:
+    problem = "its name and its folder are of different patients or sessions: not used"
+    return PathFinding("E212", image.path, problem)
 
 
 def _raw_column(path: Path, suffix: str, entities: dict[str, str]) -> str:
@@ -173,10 +184,16 @@ class _Scan:
             brain_mask=chosen.get(BRAIN_MASK),
             lesion_mask=chosen.get(LESION_MASK),
         )
-        self.findings += missing_parts(record, root / place[0] / place[1])
+        self.findings += self._missing(record, root / place[0] / place[1])
         if asl is not None:
             record = self._with_asl(record, asl)
         self.record = record if Modality.T1WI in record.images else None
+
+    def _missing(self, record: ScanRecord, folder: Path) -> list[PathFinding]:
+        if record.images:
+            return missing_parts(record, folder)
+        problem = "there are only derivatives; in a dataset with sessions their names need one too"
+        return [PathFinding("E210", folder, problem)]
 
     def _choice(self, column: str, images: list[_Image]) -> Path:
         """The plainest name; a mask of the anatomy before one of another image."""

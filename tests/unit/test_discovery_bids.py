@@ -138,6 +138,16 @@ def test_a_session_without_t1_is_left_out(tmp_path):
     assert [(f.code, f.path) for f in found.findings] == [("E210", tmp_path / "sub-0007/ses-02")]
 
 
+def test_derivatives_without_their_session_are_explained(tmp_path):
+    mask = "derivatives/prep/sub-0007/anat/sub-0007_desc-brain_mask.nii.gz"
+    files(tmp_path, T1, MASK, mask)
+    found = discover_bids(tmp_path)
+    assert [record.brain_mask for record in found.scans] == [tmp_path / MASK]
+    (finding,) = found.findings
+    assert (finding.code, finding.path) == ("E210", tmp_path / "sub-0007")
+    assert "only derivatives" in finding.problem
+
+
 def test_the_cbf_volume_is_named_by_the_table_never_the_first(tmp_path):
     files(tmp_path, T1, MASK)
     path = asl(tmp_path, "m0scan", "control", "label", "cbf", sidecar={"PostLabelingDelay": 2})
