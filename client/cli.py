@@ -17,8 +17,11 @@ from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError, PolicyError
 from iedn.evaluation.results import summary_of
 from iedn.modalities import Modality
+from sites.cohort import modality_counts, num_patients
 from sites.config import SiteConfig, find_site, load_site_config
 from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
+from sites.discovery.layouts import LAYOUTS, discover
+from sites.discovery.manifest import MANIFEST, describe
 from sites.release_log import verify
 
 from .diagnostic import SYNTHETIC
@@ -78,6 +81,41 @@ def check(
             f"{entry.code} {entry.scan} {entry.modality}: {entry.problem}", highlight=False
         )
     console.print(f"{len(cohort.quarantined)} findings that keep something out")
+
+
+@app.command()
+def manifest(
+    context: typer.Context,
+    scan: Annotated[Path, typer.Option(help="Folder with the scans.")],
+    out: Annotated[Path | None, typer.Option(help="Default: manifest.csv in the folder.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, folders or bids.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace another manifest.")] = False,
+    pseudonyms: Annotated[
+        bool, typer.Option("--pseudonyms", help="Make up ids where a folder may be a name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the scans in a folder and write the manifest that describes them."""
+    config: SiteConfig = context.obj.config
+    if layout not in LAYOUTS:
+        raise ConfigError(f"no layout {layout!r}", where="--layout", allowed=", ".join(LAYOUTS))
+    path = out or scan / MANIFEST
+    found, outcome = describe(
+        discover(scan, layout), scan, path, force=force, pseudonyms=pseudonyms
+    )
+    counts = modality_counts(found.scans)
+    if as_json:
+        findings = [{**vars(f), "path": str(f.path)} for f in found.findings]
+        facts = {"manifest": str(path), "outcome": outcome, "scans": len(found.scans)}
+        print(json.dumps(facts | {"by_modality": counts, "findings": findings}, indent=2))
+        return
+    for entry in found.findings:
+        print(f"{entry.code} {entry.path}: {entry.problem}")
+    having = ", ".join(f"{modality} {number}" for modality, number in counts.items())
+    print(f"{num_patients(found.scans)} patients, {len(found.scans)} scans ({having})")
+    print(f"{len(found.findings)} findings; {outcome}: {path}")
+    if path.resolve() != config.manifest.resolve():
+        print(f"this site reads {config.manifest}: set manifest in its site.toml")
 
 
 @app.command()

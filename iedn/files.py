@@ -11,15 +11,21 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 
-def atomic_write_bytes(path: Path | str, content: bytes) -> None:
+def atomic_write_bytes(path: Path | str, content: bytes, *, mode: int = 0o666) -> None:
     """Replace ``path`` by ``content``, durably, even if the process is killed in between.
 
     Written to a temporary name in the same folder, flushed to the disk, renamed, folder flushed.
+
+    Args:
+        path: the file.
+        content: all of it.
+        mode: permissions of the new file, less the process's umask; 0o600 is for its owner only.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as stream:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             _flush(stream)
         temporary.replace(path)

@@ -22,6 +22,7 @@ from iedn.config import GridConfig
 from iedn.files import atomic_write_bytes
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
+from .asl_context import companions
 from .cohort import ScanRecord
 from .preprocessing import PREPROCESSING_VERSION, Frame, Geometry, PreparedScan, Shape
 from .reading import Finding, FloatArray
@@ -57,7 +58,17 @@ def cache_key(record: ScanRecord, grid: GridConfig) -> str:
         "asl_volume": record.asl_volume,
         "files": {column: _file_digest(path) for column, path in record.files.items()},
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(settings | _raw_asl(record), sort_keys=True).encode()
+    ).hexdigest()
+
+
+def _raw_asl(record: ScanRecord) -> dict[str, Any]:
+    """What else the CBF computed from a raw ASL file depends on; nothing for a finished map."""
+    path = record.images.get(Modality.ASL)
+    if record.asl_kind != "deltam" or path is None:
+        return {}
+    return {"pld_s": record.pld_s, "asl": [_file_digest(file) for file in companions(path)]}
 
 
 def _file_digest(path: Path) -> str:

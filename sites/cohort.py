@@ -37,7 +37,7 @@ OPTIONAL_COLUMNS = (
 )
 PATH_COLUMNS = (*(m.value for m in Modality), TARGET, BRAIN_MASK, "lesion_mask", "reader_roi")
 
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_PROBLEMS_SHOWN = 10
 
 
@@ -56,9 +56,10 @@ class ScanRecord:
         label: what became of the lesion; None where it is not known.
         split: the manifest's own choice; None leaves it to ``split_by_patient``.
         exclude_reason: why the scan is left out; empty where it is not.
-        asl_kind: ``cbf`` or ``deltam``.
-        asl_volume: which volume (from 0) of a 4D ASL file is the perfusion map.
-        pld_s: post-labelling delay of the ASL scan in seconds.
+        asl_kind: ``cbf``, a map; or ``deltam``, raw: ``sites.asl`` computes the map when reading.
+        asl_volume: which volume (from 0) of a 4D ASL file is the perfusion map, or the only
+            difference to use.
+        pld_s: post-labelling delay of the ASL scan in seconds; goes before the sidecar's.
         age: in years.
     """
 
@@ -238,7 +239,7 @@ class _Row:
 
     def _identifier(self, column: str) -> str:
         value = self._cells[column]
-        if not _IDENTIFIER.fullmatch(value):
+        if not IDENTIFIER.fullmatch(value):
             self._refuse(column, "1 to 64 letters, digits, '.', '_', '-', e.g. sub-0007")
         return value
 

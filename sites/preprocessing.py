@@ -26,6 +26,7 @@ from iedn.errors import ScanError
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 from iedn.sample import BRAIN_MEAN
 
+from .asl import read_raw_asl
 from .cohort import ScanRecord
 from .reading import (
     Affine,
@@ -231,13 +232,20 @@ class _Preparation:
     def _image(self, column: str, path: Path) -> FloatArray | None:
         """An optional image, scaled; None if it is refused."""
         try:
-            index = self._record.asl_volume if column == Modality.ASL else None
-            volume = finite(read_volume(path, index=index), self._mask)
+            volume = finite(self._volume(column, path), self._mask)
             self._warn_overlap(column, _overlap(volume, self._mask))
             return self._scaled(column, volume)
         except ScanError as error:
             self._refused.append(Finding(error.code, error.problem, str(column)))
             return None
+
+    def _volume(self, column: str, path: Path) -> Volume:
+        record = self._record
+        if column != Modality.ASL:
+            return read_volume(path)
+        if record.asl_kind == "deltam":
+            return read_raw_asl(path, index=record.asl_volume, pld_s=record.pld_s)
+        return read_volume(path, index=record.asl_volume)
 
     def _target(self) -> FloatArray | None:
         """Measured CBV inside the brain: outside it is noise, scalp and sinus, not a map."""

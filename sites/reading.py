@@ -77,14 +77,15 @@ class Volume:
         return float(z), float(y), float(x)
 
 
-def read_volume(path: Path, *, index: int | None = None) -> Volume:
+def read_volume(path: Path, *, index: int | tuple[int, ...] | None = None) -> Volume:
     """Read one 3D volume.
 
     Non-finite voxels are kept (see ``finite``), scaling (``scl_slope``) is applied.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
-        index: which volume (from 0) of a 4D file; needed only for one with several.
+        index: which volume (from 0) of a 4D file, needed only for one with several; of several
+            indices, the mean.
 
     Raises:
         ScanError: E100 cannot be opened; E101 truncated or damaged; E102 not NIfTI; E104
@@ -231,15 +232,16 @@ def _voxels(image: Any, num_bytes: int) -> FloatArray:
         raise ScanError("E101", f"damaged: {error}; export it again") from error
 
 
-def _third_dimension(data: FloatArray, index: int | None) -> FloatArray:
+def _third_dimension(data: FloatArray, index: int | tuple[int, ...] | None) -> FloatArray:
     """The wanted 3D volume, its axes reversed to (D, H, W)."""
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim == 4 and index is not None:
-        if index >= data.shape[3]:
-            problem = f"asl_volume is {index}, the file has volumes 0 to {data.shape[3] - 1}"
+        wanted = [index] if isinstance(index, int) else list(index)
+        if max(wanted) >= data.shape[3]:
+            problem = f"asl_volume is {max(wanted)}, the file has volumes 0 to {data.shape[3] - 1}"
             raise ScanError("E201", problem)
-        data = data[..., index]
+        data = np.asarray(data[..., wanted].mean(axis=3, dtype=np.float64), dtype=np.float32)
     if data.ndim != 3:
         problem = (
             f"{data.ndim}-dimensional with shape {data.shape}; export one 3D map, or name the "

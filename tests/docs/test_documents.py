@@ -59,13 +59,22 @@ def commands():
                     yield pytest.param(words, id=f"{document.name}: {' '.join(words[:4])}")
 
 
+def without_site(words, folder):
+    """``--site NAME`` before the command as a site that exists, and the other words."""
+    if words[:1] != ["--site"]:
+        return [], words
+    (folder / "site.toml").write_text('name = "site-x"\nmanifest = "manifest.csv"\n')
+    return ["--site", str(folder)], words[2:]
+
+
 @pytest.mark.parametrize("words", list(commands()))
-def test_every_command_in_the_documents_parses(words):
+def test_every_command_in_the_documents_parses(words, tmp_path):
     """Run with --help appended: unknown commands and options are usage errors (exit code 2)."""
     app = get_command(APPS[words[0]])
-    known = CliRunner().invoke(app, [*words[1:], "--help"])
+    site, rest = without_site(words[1:], tmp_path)
+    known = CliRunner().invoke(app, [*site, *rest, "--help"])
     assert known.exit_code == 0, known.output
-    for word in words[1:]:
+    for word in rest:
         if word.startswith("--"):
             assert word in known.output, f"{word} is not an option of {' '.join(words[:2])}"
 

@@ -48,6 +48,7 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_the_five_packages_and_metadata_only(wheel):
     roots = {name.split("/")[0] for name in wheel}
     assert {r for r in roots if not r.endswith(".dist-info")} == PACKAGES
+    assert "sites/discovery/bids.py" in wheel, "a package inside sites/ is not a site's folder"
 
 
 def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
