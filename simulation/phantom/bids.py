@@ -65,7 +65,8 @@ def write_bids(manifest: Path, protocol: SiteProtocol) -> Path:
         for row in rows:
             _write_scan(partial, manifest.parent, row, protocol)
         _write_tables(partial, rows)
-        _write_descriptions(partial, protocol)
+        _write_descriptions(partial)
+        _write_sidecars(partial, rows, protocol)
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -125,7 +126,7 @@ def _write_tables(dataset: Path, rows: list[dict[str, str]]) -> None:
     _write_json(dataset / "sessions.json", {"label": label})
 
 
-def _write_descriptions(dataset: Path, protocol: SiteProtocol) -> None:
+def _write_descriptions(dataset: Path) -> None:
     shared = {
         "BIDSVersion": BIDS_VERSION,
         "License": "Apache-2.0",
@@ -141,15 +142,19 @@ def _write_descriptions(dataset: Path, protocol: SiteProtocol) -> None:
     _write_json(dataset / "dataset_description.json", raw)
     _write_json(dataset / DERIVATIVES / "dataset_description.json", derived)
     (dataset / "README.md").write_text(_README, encoding="utf-8")
-    for modality in protocol.modalities:
-        if modality in TIMINGS:
-            name = _RAW[modality][1].removeprefix("ce-gd_")
-            _write_json(dataset / f"{name}.json", _sidecar(modality, protocol))
-    _write_json(dataset / DERIVATIVES / "cbv.json", {"Units": _cbv_units(protocol)})
+
+
+def _write_sidecars(dataset: Path, rows: list[dict[str, str]], protocol: SiteProtocol) -> None:
+    """One sidecar a kind of image that exists (a sidecar alone is an error in BIDS)."""
+    for modality in (Modality.T1WI, Modality.T2WI, Modality.FLAIR):
+        if any(row[modality] for row in rows):
+            _write_json(dataset / f"{_RAW[modality][1]}.json", _sidecar(modality, protocol))
+    if protocol.has_cbv:
+        _write_json(dataset / DERIVATIVES / "cbv.json", {"Units": _cbv_units(protocol)})
 
 
 def _sidecar(modality: Modality, protocol: SiteProtocol) -> dict[str, Any]:
-    """Sequence times in seconds, shared by all images of a kind (BIDS inheritance)."""
+    """Sequence times in seconds; by BIDS inheritance T1_C shares those of T1WI, as it should."""
     timing = TIMINGS[modality]
     times = {"RepetitionTime": timing.tr_s, "EchoTime": timing.te_s}
     if timing.ti_s > 0.0:
