@@ -158,9 +158,7 @@ def _made_patients(
             yield future.result()
     finally:
         # Nobody may still write into a folder that is about to be renamed or deleted.
-        for future in futures:
-            future.cancel()
-        wait(futures)
+        wait([future for future in futures if not future.cancel()])
 
 
 def _write_one(folder: Path, cohort: PhantomCohort, plan: PatientPlan, seed: int) -> Rows:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from scipy import ndimage
 from threadpoolctl import threadpool_info
 
+from iedn.errors import ConfigError
 from iedn.modalities import Modality
 from simulation.phantom import PhantomCohort, SiteProtocol, phantom_pool, write_cohort
 from simulation.phantom.cohort import fingerprint
@@ -292,6 +293,24 @@ def test_shared_pool_changes_nothing_and_is_not_used_in_vain(pinned: Path, tmp_p
     assert pool.submitted == 1
 
 
+def test_failing_patient_cancels_the_rest_and_leaves_nothing(tmp_path: Path) -> None:
+    waiting: list[Future] = []
+
+    class FailsOnce(Executor):
+        def submit(self, function, /, *args, **kwargs):
+            future: Future = Future()
+            if not waiting:
+                future.set_exception(MemoryError("no room"))
+            waiting.append(future)
+            return future
+
+    cohort = PhantomCohort(patients=3, max_visits=1, protocol=TINY)
+    with pytest.raises(MemoryError, match="no room"):
+        write_cohort(tmp_path / "failed", cohort, seed=SEED, pool=FailsOnce())
+    assert [future.cancelled() for future in waiting] == [False, True, True]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pool_starts_no_process_before_it_is_used() -> None:
     with phantom_pool(2) as pool:
         assert pool is not None
@@ -317,6 +336,19 @@ def test_sites_share_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     sites = {n: s.model_copy(update={"phantom": small}) for n, s in scenario.sites.items()}
     scenario = scenario.model_copy(update={"sites": sites})
-    manifests = write_phantoms(scenario, tmp_path / "out", workers=2)
+    manifests = write_phantoms(scenario, tmp_path / "out", workers=2, layout="bids")
     assert sorted(manifests) == ["site-a", "site-b", "site-x"]
     assert opened == [2]
+    for manifest in manifests.values():
+        assert (manifest.parent / "bids" / "dataset_description.json").is_file()
+
+
+def test_scenario_without_phantoms_is_refused(tmp_path: Path) -> None:
+    scenario = load_scenario("smoke")
+    given = {
+        name: site.model_copy(update={"phantom": None, "manifest": tmp_path / "manifest.csv"})
+        for name, site in scenario.sites.items()
+    }
+    with pytest.raises(ConfigError, match="no site of this scenario is a phantom"):
+        write_phantoms(scenario.model_copy(update={"sites": given}), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
