@@ -12,12 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from iedn import progress
 from iedn.console import new_app, run_command, showing_progress
-from iedn.errors import ConfigError
 
-from .phantom import write_cohort
-from .prepare import is_finished, prepare_run
+from .prepare import Layout, is_finished, prepare_run, write_phantoms
 from .scenario import load_scenario, shipped_scenarios
 from .split import Rule, split_manifest
 
@@ -99,25 +96,16 @@ def scenarios(as_json: AsJson = False) -> None:
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to write; one folder a site in it.")],
     scenario: Annotated[str, typer.Option(help="Whose sites to write.")] = "demo",
+    layout: Annotated[
+        Layout, typer.Option(help="bids: once more as a BIDS dataset, OUT/SITE/bids.")
+    ] = "manifest",
     workers: Workers = DEFAULT_WORKERS,
     as_json: AsJson = False,
 ) -> None:
     """Write the phantom cohorts of a scenario: NIfTI files and manifest.csv."""
     config = load_scenario(scenario)
-    manifests = {}
     with showing_progress(as_json=as_json):
-        for index, (name, site) in enumerate(sorted(config.sites.items())):
-            if site.phantom is None:
-                continue
-            manifests[name] = write_cohort(
-                out / name,
-                site.phantom,
-                seed=config.cohort_seed + index,
-                workers=workers,
-                progress=progress.reporter(f"{name}: phantom scans"),
-            )
-    if not manifests:
-        raise ConfigError("no site of this scenario is a phantom", where=scenario)
+        manifests = write_phantoms(config, out, workers=workers, layout=layout)
     for name, manifest in manifests.items():
         print(f"{name}\t{manifest}")
 

@@ -4,21 +4,25 @@ The files are the ones a deployment has; both engines, and a real coordinator, r
 """
 
 import hashlib
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
 from iedn import progress
+from iedn.errors import ConfigError
 from iedn.files import atomic_write_bytes
 from server.config import FederationConfig
 from server.run_folder import HISTORY
 from sites.config import SITE_FILE
 
-from .phantom import PhantomCohort, write_cohort
+from .phantom import PhantomCohort, phantom_pool, write_bids, write_cohort
 from .scenario import ScenarioConfig, ScenarioSite
 
 FEDERATION_FILE = "federation.toml"
+
+Layout = Literal["manifest", "bids"]
 
 _SIMULATION_POLICY = {
     "min_patients": 1,
@@ -42,10 +46,9 @@ def prepare_run(
     federation = scenario.federation(seed)
     out.mkdir(parents=True, exist_ok=True)
     _write_toml(out / FEDERATION_FILE, federation.model_dump(mode="json", exclude_none=True))
-    for index, (name, site) in enumerate(sorted(scenario.sites.items())):
-        manifest = site.manifest or _phantom(
-            name, site, seed=scenario.cohort_seed + index, cohorts=cohorts, workers=workers
-        )
+    manifests = _manifests(scenario, cohorts.absolute(), workers)
+    for name, site in sorted(scenario.sites.items()):
+        manifest = manifests[name]
         folder = out / "sites" / name
         folder.mkdir(parents=True, exist_ok=True)
         cache = cohorts.absolute() / "prepared" / manifest.parent.name
@@ -59,17 +62,62 @@ def is_finished(out: Path) -> bool:
     return path.exists() and '"event": "finished"' in path.read_text(encoding="utf-8")
 
 
-def _phantom(name: str, site: ScenarioSite, *, seed: int, cohorts: Path, workers: int) -> Path:
-    if site.phantom is None:  # the scenario's validator has ruled this out
-        msg = f"site {name} has no phantom"
-        raise ValueError(msg)
-    folder = cohorts.absolute() / f"{name}-{_digest(site.phantom, seed)}"
+def write_phantoms(
+    scenario: ScenarioConfig, out: Path, *, workers: int, layout: Layout = "manifest"
+) -> dict[str, Path]:
+    """Write the phantom cohorts of a scenario, one folder a site.
+
+    Args:
+        scenario: whose sites to write; those with a manifest of their own are left out.
+        out: where the folders go; a cohort that is there already is kept.
+        workers: processes, shared by the sites.
+        layout: ``bids`` writes the same images once more as a BIDS dataset.
+
+    Returns:
+        Path of each site's ``manifest.csv``.
+
+    Raises:
+        ConfigError: no site is a phantom, or a folder holds something else.
+    """
+    seeds = _phantom_seeds(scenario)
+    if not seeds:
+        raise ConfigError("no site of this scenario is a phantom", where=scenario.name)
+    manifests = {}
+    with phantom_pool(workers) as pool:
+        for name, (phantom, seed) in seeds.items():
+            manifests[name] = _cohort(name, phantom, out / name, seed=seed, pool=pool)
+            if layout == "bids":
+                write_bids(manifests[name], phantom.protocol)
+    return manifests
+
+
+def _manifests(scenario: ScenarioConfig, cohorts: Path, workers: int) -> dict[str, Path]:
+    manifests = {n: s.manifest for n, s in scenario.sites.items() if s.manifest is not None}
+    with phantom_pool(workers) as pool:
+        for name, (phantom, seed) in _phantom_seeds(scenario).items():
+            folder = cohorts / f"{name}-{_digest(phantom, seed)}"
+            manifests[name] = _cohort(name, phantom, folder, seed=seed, pool=pool)
+    return manifests
+
+
+def _phantom_seeds(scenario: ScenarioConfig) -> dict[str, tuple[PhantomCohort, int]]:
+    """Cohort and seed of each phantom site; a site's seed is its place among all sites."""
+    return {
+        name: (site.phantom, scenario.cohort_seed + index)
+        for index, (name, site) in enumerate(sorted(scenario.sites.items()))
+        if site.phantom is not None
+    }
+
+
+def _cohort(
+    name: str, phantom: PhantomCohort, folder: Path, *, seed: int, pool: Executor | None
+) -> Path:
     return write_cohort(
         folder,
-        site.phantom,
+        phantom,
         seed=seed,
-        workers=workers,
         progress=progress.reporter(f"{name}: phantom scans"),
+        pool=pool,
     )
 
 

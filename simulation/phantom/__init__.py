@@ -4,7 +4,8 @@ Anatomy, lesion and physics are models, and some of their numbers were tuned (se
 Results on it are results on a phantom, never on patients.
 """
 
-from .cohort import write_cohort
+from .bids import write_bids
+from .cohort import phantom_pool, write_cohort
 from .config import PhantomCohort, SiteProtocol
 
-__all__ = ["PhantomCohort", "SiteProtocol", "write_cohort"]
+__all__ = ["PhantomCohort", "SiteProtocol", "phantom_pool", "write_bids", "write_cohort"]

@@ -24,7 +24,6 @@ ASL_NOISE_PER_STRUCTURAL = 6.0
 """ASL's noise relative to its mean signal, in units of the structural images' 1 / SNR."""
 ADC_NOISE = 1200.0
 """sd of ADC noise at SNR 1, in 1e-6 mm2/s."""
-DEGREES_PER_MM = 0.6
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,6 @@ def scan_grid(protocol: SiteProtocol, image: str = Modality.T1WI) -> ScanGrid:
     affine[:3, :3] = turn @ np.diag(size * mirror)
     affine[:3, 3] = HEAD_CENTRE_MM - affine[:3, :3] @ ((np.array(shape) - 1) / 2.0)
     return ScanGrid(shape, affine, float(size[0]), protocol.slice_fwhm_mm)
-
-
-def rigid_motion(rng: np.random.Generator, sd_mm: float) -> Matrix:
-    """A small random turn about the head's centre and shift, as a 4 x 4 matrix in mm."""
-    motion = np.eye(4)
-    motion[:3, :3] = rotation(rng.normal(0.0, DEGREES_PER_MM * sd_mm, 3))
-    centre = np.array(HEAD_CENTRE_MM)
-    motion[:3, 3] = centre - motion[:3, :3] @ centre + rng.normal(0.0, sd_mm, 3)
-    return motion
 
 
 def _gaussian_matrix(sources_mm: Volume, targets_mm: Volume, fwhm_mm: float) -> Volume:

@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -38,6 +38,8 @@ COLUMNS = (
     "exclude_reason",
     LESION_MASK,
 )
+COLUMNS_WHERE_USED = ("asl_kind", "pld_s")
+"""Left out of a manifest in which no scan has them."""
 Rows = list[dict[str, str]]
 Progress = Callable[[int, int], None]
 
@@ -49,6 +51,7 @@ def write_cohort(
     seed: int,
     workers: int = 1,
     progress: Progress | None = None,
+    pool: Executor | None = None,
 ) -> Path:
     """Make a cohort of phantom patients on disk, or find it already made.
 
@@ -59,6 +62,8 @@ def write_cohort(
         workers: processes; patients are spread over them. More than one starts fresh interpreters,
             so a script that calls this needs the usual ``if __name__ == "__main__"``.
         progress: called with (scans done, scans in all) after each patient.
+        pool: processes that are shared by several cohorts (see :func:`phantom_pool`); it takes
+            the place of ``workers``, stays open, and changes no voxel.
 
     Returns:
         Path of ``manifest.csv``; its paths are relative to ``folder``.
@@ -76,7 +81,8 @@ def write_cohort(
     template_folder()
     try:
         with _complete_or_nothing(folder) as partial:
-            rows = _write_patients(partial, cohort, seed, workers, progress)
+            with nullcontext(pool) if pool is not None else phantom_pool(workers) as executor:
+                rows = _write_patients(partial, cohort, seed, executor, progress)
             _write_manifest(partial / MANIFEST, rows)
             _write_record(partial, cohort, seed)
     except OSError:
@@ -85,6 +91,20 @@ def write_cohort(
             raise
         _check_reusable(folder, cohort, seed)
     return folder / MANIFEST
+
+
+@contextmanager
+def phantom_pool(workers: int) -> Iterator[Executor | None]:
+    """Processes for :func:`write_cohort`; None where one process does all.
+
+    A process is started by the first patient handed to it: a pool that finds every cohort made
+    costs nothing.
+    """
+    if workers == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield pool
 
 
 def fingerprint(cohort: PhantomCohort, seed: int) -> str:
@@ -110,12 +130,12 @@ def _complete_or_nothing(folder: Path) -> Iterator[Path]:
 
 
 def _write_patients(
-    folder: Path, cohort: PhantomCohort, seed: int, workers: int, progress: Progress | None
+    folder: Path, cohort: PhantomCohort, seed: int, pool: Executor | None, progress: Progress | None
 ) -> Rows:
     plans = plan_cohort(cohort, seed)
     total = sum(len(plan.outcomes) for plan in plans)
     rows: Rows = []
-    for made in _made_patients(folder, cohort, plans, (seed, workers)):
+    for made in _made_patients(folder, cohort, plans, seed, pool):
         rows.extend(made)
         if progress is not None:
             progress(len(rows), total)
@@ -123,19 +143,22 @@ def _write_patients(
 
 
 def _made_patients(
-    folder: Path, cohort: PhantomCohort, plans: tuple[PatientPlan, ...], run: tuple[int, int]
+    folder: Path,
+    cohort: PhantomCohort,
+    plans: tuple[PatientPlan, ...],
+    seed: int,
+    pool: Executor | None,
 ) -> Iterator[Rows]:
-    seed, workers = run
-    if workers == 1:
+    if pool is None:
         yield from (_write_one(folder, cohort, plan, seed) for plan in plans)
         return
-    with ProcessPoolExecutor(min(workers, len(plans)), get_context("spawn")) as pool:
-        futures = [pool.submit(_write_one, folder, cohort, plan, seed) for plan in plans]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    futures = [pool.submit(_write_one, folder, cohort, plan, seed) for plan in plans]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        # Nobody may still write into a folder that is about to be renamed or deleted.
+        wait([future for future in futures if not future.cancel()])
 
 
 def _write_one(folder: Path, cohort: PhantomCohort, plan: PatientPlan, seed: int) -> Rows:
@@ -148,8 +171,9 @@ def _write_one(folder: Path, cohort: PhantomCohort, plan: PatientPlan, seed: int
 
 
 def _write_manifest(path: Path, rows: Rows) -> None:
+    used = tuple(c for c in COLUMNS_WHERE_USED if any(c in row for row in rows))
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(stream, (*COLUMNS, *used), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -80,18 +80,54 @@ class VisitLatents:
 def plan_cohort(cohort: PhantomCohort, seed: int) -> tuple[PatientPlan, ...]:
     """Number of visits and outcomes of every patient.
 
-    The number of patients that start as recurrence is exact (rounded), their order random.
+    The number of patients that start as recurrence is exact (rounded), their order random. Exact
+    numbers of scans are reached by changing as few visits of the random plan as possible.
     """
-    rng = stream(seed, Draw.COHORT)
+    rng, corrections = stream(seed, Draw.COHORT), stream(seed, Draw.EXACT_COUNTS)
     visits = np.arange(cohort.min_visits, cohort.max_visits + 1)
     weights = VISIT_DECAY ** visits.astype(np.float64)
     counts = rng.choice(visits, size=cohort.patients, p=weights / weights.sum())
+    if cohort.num_scans is not None:
+        counts = _with_total(counts, cohort, cohort.num_scans, corrections)
     num_recurrence = round(cohort.fraction_recurrence * cohort.patients)
     starts = rng.permutation(cohort.patients) < num_recurrence
-    return tuple(
-        PatientPlan(number, _outcomes(cohort, rng, int(count), recurrence=bool(start)))
-        for number, (count, start) in enumerate(zip(counts, starts, strict=True), start=1)
+    outcomes = [
+        _outcomes(cohort, rng, int(count), recurrence=bool(start))
+        for count, start in zip(counts, starts, strict=True)
+    ]
+    if cohort.num_recurrence is not None:
+        outcomes = _with_recurrences(outcomes, cohort.num_recurrence, corrections)
+    return tuple(PatientPlan(number, made) for number, made in enumerate(outcomes, start=1))
+
+
+def _with_total(
+    counts: NDArray[np.int64], cohort: PhantomCohort, total: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Visits a patient that sum to ``total``: one more or fewer for patients drawn at random."""
+    counts = counts.copy()
+    while missing := total - int(counts.sum()):
+        has_room = counts < cohort.max_visits if missing > 0 else counts > cohort.min_visits
+        counts[rng.choice(np.flatnonzero(has_room))] += np.sign(missing)
+    return counts
+
+
+def _with_recurrences(
+    outcomes: list[tuple[Outcome, ...]], wanted: int, rng: np.random.Generator
+) -> list[tuple[Outcome, ...]]:
+    """Exactly ``wanted`` recurrences: last visits of patients drawn at random change first."""
+    excess = sum(made.count(Outcome.RECURRENCE) for made in outcomes) - wanted
+    too_many = Outcome.RECURRENCE if excess > 0 else Outcome.TREATMENT_RESPONSE
+    order = rng.permutation(len(outcomes))
+    candidates = sorted(
+        (len(made) - visit, int(order[patient]), patient, visit)
+        for patient, made in enumerate(outcomes)
+        for visit, outcome in enumerate(made)
+        if outcome is too_many
     )
+    changed = [list(made) for made in outcomes]
+    for _, _, patient, visit in candidates[: abs(excess)]:
+        changed[patient][visit] = too_many.other
+    return [tuple(made) for made in changed]
 
 
 def _outcomes(

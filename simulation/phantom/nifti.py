@@ -18,9 +18,14 @@ COMPRESSION = 1
 
 
 def write_volume(
-    path: Path, volume: NDArray[np.generic], grid: ScanGrid, dtype: type[np.generic]
+    path: Path,
+    volume: NDArray[np.generic],
+    grid: ScanGrid,
+    dtype: type[np.generic],
+    *,
+    repetition_s: float | None = None,
 ) -> None:
-    """Write ``volume`` (x, y, z) as gzipped NIfTI-1 in mm.
+    """Write ``volume`` (x, y, z) or (x, y, z, time) as gzipped NIfTI-1 in mm.
 
     Args:
         path: ``*.nii.gz``; its folder is made.
@@ -28,12 +33,17 @@ def write_volume(
             else with the NIfTI slope.
         grid: affine, stored as both qform and sform with code 1 (scanner).
         dtype: type on disk.
+        repetition_s: seconds from one volume of a series to the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = volume.astype(dtype) if _fits(volume, dtype) else volume
     image = _Image(stored, grid.affine)
     image.set_data_dtype(dtype)
-    image.header.set_xyzt_units("mm")
+    if repetition_s is None:
+        image.header.set_xyzt_units("mm")
+    else:
+        image.header.set_xyzt_units("mm", "sec")
+        image.header["pixdim"][4] = repetition_s
     image.set_qform(grid.affine, code=1)
     image.set_sform(grid.affine, code=1)
     path.write_bytes(gzip.compress(image.to_bytes(), COMPRESSION, mtime=0))

@@ -1,22 +1,33 @@
 """One patient's scans: anatomy once, then lesion, images and truth of every visit."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
-from .acquisition import Matrix, Sampler, finish, rigid_motion, scan_grid
+from .acquisition import ASL_NOISE_PER_STRUCTURAL, Sampler, finish, scan_grid
 from .anatomy import Anatomy, head_lattice, make_anatomy
 from .config import PhantomCohort, SiteProtocol
 from .dsc import SAME_CURVE, baseline_weight, measure_cbv
 from .fields import Volume
+from .labelling import M0_REPETITION_S, asl_context, asl_sidecar, label_series, repetition_s
 from .latents import PatientPlan, VisitLatents, draw_visits
 from .lesion import LesionShape, LesionTexture, draw_shape, draw_texture, with_lesion
+from .motion import HeadShift, Matrix, misregistrations, rigid_motion
 from .nifti import write_volume
-from .signals import Head, cbv_of, ideal_image, true_cbf
+from .signals import (
+    Head,
+    asl_difference_image,
+    cbv_of,
+    ideal_image,
+    saturation_recovery,
+    true_cbf,
+)
 from .streams import Draw, stream
 from .tissue import BRAIN_TISSUES, Tissue, TissueTable, tissue_table
 
@@ -40,6 +51,7 @@ class Visit:
         head: the head with its lesion.
         table: tissue constants, with this visit's rim.
         pose: 4 x 4, position of the head in the scanner.
+        moved: how the patient moved before some of the images.
     """
 
     protocol: SiteProtocol
@@ -50,6 +62,7 @@ class Visit:
     head: Head
     table: TissueTable
     pose: Matrix
+    moved: dict[Modality, HeadShift]
 
     def rng(self, draw: Draw) -> np.random.Generator:
         """The random stream of one thing at this visit."""
@@ -71,14 +84,41 @@ def _head(anatomy: Anatomy, fractions: Volume, texture: LesionTexture) -> Head:
     )
 
 
+def _image_sampler(visit: Visit, modality: Modality, rng: np.random.Generator) -> Sampler:
+    """Sampler of a modality's image with its motion, which is drawn from ``rng``."""
+    motion = rigid_motion(rng, visit.protocol.jitter_mm)
+    if modality is Modality.T1WI:
+        return visit.sampler(modality)
+    if modality in visit.moved:
+        motion = visit.moved[modality].matrix @ motion
+    return visit.sampler(modality, motion)
+
+
+def _brain_mean(visit: Visit, volume: Volume) -> float:
+    return float(volume[visit.anatomy.distance_mm < 0.0].mean())
+
+
 def _scan_image(visit: Visit, modality: Modality) -> Volume:
     rng = visit.rng(Draw.image(modality))
-    motion = rigid_motion(rng, visit.protocol.jitter_mm)
-    sampler = visit.sampler(modality, None if modality is Modality.T1WI else motion)
-    ideal = ideal_image(visit.head, visit.table, modality)
-    mean_signal = float(ideal[visit.anatomy.distance_mm < 0.0].mean())
+    sampler = _image_sampler(visit, modality, rng)
+    ideal = ideal_image(visit.head, visit.table, modality, pld_s=visit.protocol.pld_s)
     site = (visit.protocol, sampler.grid)
-    return finish(sampler.sample(ideal), mean_signal, modality, site, rng)
+    return finish(sampler.sample(ideal), _brain_mean(visit, ideal), modality, site, rng)
+
+
+def _scan_label_series(visit: Visit) -> Volume:
+    """The 4D ASL series (X, Y, Z, volume)."""
+    rng, protocol = visit.rng(Draw.ASL), visit.protocol
+    sampler = _image_sampler(visit, Modality.ASL, rng)
+    m0, control = (
+        saturation_recovery(visit.head, visit.table, tr_s)
+        for tr_s in (M0_REPETITION_S, repetition_s(protocol))
+    )
+    difference = asl_difference_image(visit.head, visit.table, protocol.pld_s)
+    cbf = ideal_image(visit.head, visit.table, Modality.ASL, pld_s=protocol.pld_s)
+    cbf_sd = ASL_NOISE_PER_STRUCTURAL * _brain_mean(visit, cbf) / protocol.snr
+    sampled = (sampler.sample(m0), sampler.sample(control), sampler.sample(difference))
+    return label_series(sampled, (cbf_sd, _brain_mean(visit, m0)), protocol, rng)
 
 
 def _scan_cbv(visit: Visit) -> Volume:
@@ -110,17 +150,20 @@ def present_modalities(protocol: SiteProtocol, rng: np.random.Generator) -> tupl
 
 
 def _write_visit(folder: Path, visit: Visit) -> dict[str, str]:
-    """Write one visit; gives the manifest's paths, relative to ``folder``."""
+    """Write one visit; gives the manifest's cells, paths relative to ``folder``."""
     scan = Path(f"sub-{visit.patient:04d}") / f"visit-{visit.number}"
-    dtype = np.float32 if visit.protocol.dtype == "float32" else np.int16
-    paths: dict[str, str] = {}
+    dtype = _stored_type(visit.protocol)
+    cells: dict[str, str] = {}
 
     def write(name: str, volume: NDArray[np.generic], stored: type[np.generic]) -> None:
         path = scan / f"{name}.nii.gz"
         write_volume(folder / path, volume, scan_grid(visit.protocol, name), stored)
-        paths[name] = path.as_posix()
+        cells[name] = path.as_posix()
 
     for modality in present_modalities(visit.protocol, visit.rng(Draw.MISSING)):
+        if modality is Modality.ASL and visit.protocol.asl_output == "4d":
+            cells |= _write_label_series(folder, scan, visit)
+            continue
         stored = np.int16 if modality is Modality.ADC else dtype
         write(modality, _scan_image(visit, modality), stored)
     if visit.protocol.has_cbv:
@@ -128,7 +171,30 @@ def _write_visit(folder: Path, visit: Visit) -> dict[str, str]:
     for name, mask in _masks(visit).items():
         write(name, mask, np.uint8)
     _write_truth(folder / "truth" / scan, visit)
-    return paths
+    return cells
+
+
+def _write_label_series(folder: Path, scan: Path, visit: Visit) -> dict[str, str]:
+    """Write the ASL series and, beside it, what its volumes are; gives the manifest's cells."""
+    protocol, path = visit.protocol, scan / f"{Modality.ASL}.nii.gz"
+    write_volume(
+        folder / path,
+        _scan_label_series(visit),
+        scan_grid(protocol, Modality.ASL),
+        _stored_type(protocol),
+        repetition_s=repetition_s(protocol),
+    )
+    (folder / scan / "aslcontext.tsv").write_text(asl_context(protocol), encoding="utf-8")
+    _write_json(folder / scan / f"{Modality.ASL}.json", asl_sidecar(protocol))
+    return {Modality.ASL: path.as_posix(), "asl_kind": "deltam", "pld_s": f"{protocol.pld_s:g}"}
+
+
+def _stored_type(protocol: SiteProtocol) -> type[np.generic]:
+    return np.float32 if protocol.dtype == "float32" else np.int16
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_truth(folder: Path, visit: Visit) -> None:
@@ -139,6 +205,9 @@ def _write_truth(folder: Path, visit: Visit) -> None:
     }
     for name, truth in truths.items():
         write_volume(folder / f"{name}.nii.gz", sampler.sample(truth), sampler.grid, np.float32)
+    if visit.moved:
+        moved = {modality.value: asdict(shift) for modality, shift in visit.moved.items()}
+        _write_json(folder / "misregistration.json", moved)
 
 
 def _visit(
@@ -160,6 +229,9 @@ def _visit(
         head=_head(anatomy, fractions, texture),
         table=tissue_table(cohort.protocol.field, latents.rim),
         pose=rigid_motion(stream(seed, Draw.POSE, patient, number), POSE_SD_MM),
+        moved=misregistrations(
+            cohort.protocol, stream(seed, Draw.MISREGISTRATION, patient, number)
+        ),
     )
 
 

@@ -93,7 +93,14 @@ def contrast_concentration(cbv: ArrayLike, leakage_mm: float) -> Signal:
     return np.asarray(cbv) / 100.0 * BLOOD_CONTRAST_MM + leakage_mm
 
 
-def asl_difference(cbf: ArrayLike, att_s: ArrayLike, t1_s: float, m0: float = 1.0) -> Signal:
+def asl_difference(
+    cbf: ArrayLike,
+    att_s: ArrayLike,
+    t1_s: float,
+    m0: float = 1.0,
+    *,
+    pld_s: float = POST_LABEL_DELAY_S,
+) -> Signal:
     """Control - label signal of single-delay pCASL (Buxton's general kinetic model).
 
     Args:
@@ -101,22 +108,25 @@ def asl_difference(cbf: ArrayLike, att_s: ArrayLike, t1_s: float, m0: float = 1.
         att_s: arterial transit time.
         t1_s: longitudinal relaxation time of the tissue.
         m0: equilibrium signal of the tissue.
+        pld_s: post-labelling delay.
     """
     flow, att = np.asarray(cbf) / 6000.0, np.asarray(att_s)
     t1_app = 1.0 / (1.0 / t1_s + flow / PARTITION)
     gain = 2.0 * (m0 / PARTITION) * LABEL_EFFICIENCY * flow * t1_app * np.exp(-att / BLOOD_T1_S)
-    since = LABEL_DURATION_S + POST_LABEL_DELAY_S - att
+    since = LABEL_DURATION_S + pld_s - att
     arriving = gain * (1.0 - np.exp(-np.clip(since, 0.0, None) / t1_app))
     leaving = np.exp(-np.clip(since - LABEL_DURATION_S, 0.0, None) / t1_app)
     passed = gain * leaving * (1.0 - np.exp(-LABEL_DURATION_S / t1_app))
     return np.asarray(np.where(since < LABEL_DURATION_S, arriving, passed))
 
 
-def asl_cbf(difference: ArrayLike, m0: float = 1.0) -> Signal:
+def asl_cbf(
+    difference: ArrayLike, m0: ArrayLike = 1.0, *, pld_s: float = POST_LABEL_DELAY_S
+) -> Signal:
     """Apparent CBF in ml/100 g/min by the consensus formula, which ignores late arrival."""
-    decay = np.exp(POST_LABEL_DELAY_S / BLOOD_T1_S)
+    decay = np.exp(pld_s / BLOOD_T1_S)
     labelled = 1.0 - np.exp(-LABEL_DURATION_S / BLOOD_T1_S)
-    scale = 2.0 * LABEL_EFFICIENCY * BLOOD_T1_S * m0 * labelled
+    scale = 2.0 * LABEL_EFFICIENCY * BLOOD_T1_S * np.asarray(m0) * labelled
     return np.asarray(6000.0 * PARTITION * np.asarray(difference) * decay / scale)
 
 
@@ -151,15 +161,42 @@ def _post_contrast(head: Head, table: TissueTable) -> Volume:
     return image
 
 
-def _asl(head: Head, table: TissueTable) -> Volume:
+def _asl(head: Head, table: TissueTable, pld_s: float) -> Volume:
     image = np.zeros(head.cbf_factor.shape, dtype=np.float32)
     for tissue in (*BRAIN_TISSUES, Tissue.SCALP):
-        values = table[tissue]
-        here, share = _present(head, tissue)
-        cbf = values.cbf * head.cbf_factor.take(here)
-        att_s = values.att_s * head.att_factor.take(here)
-        image.ravel()[here] += share * asl_cbf(asl_difference(cbf, att_s, values.t1_s))
+        here, share, cbf, att_s = _perfused(head, table, tissue)
+        difference = asl_difference(cbf, att_s, table[tissue].t1_s, pld_s=pld_s)
+        image.ravel()[here] += share * asl_cbf(difference, pld_s=pld_s)
     return image
+
+
+def asl_difference_image(head: Head, table: TissueTable, pld_s: float) -> Volume:
+    """Control - label on the lattice, relative to water's equilibrium signal.
+
+    Each class has its proton density as equilibrium signal, as the general kinetic model has it.
+    """
+    image = np.zeros(head.cbf_factor.shape, dtype=np.float32)
+    for tissue in (*BRAIN_TISSUES, Tissue.SCALP):
+        here, share, cbf, att_s = _perfused(head, table, tissue)
+        values = table[tissue]
+        difference = asl_difference(cbf, att_s, values.t1_s, values.pd, pld_s=pld_s)
+        image.ravel()[here] += share * difference
+    return image
+
+
+def _perfused(
+    head: Head, table: TissueTable, tissue: Tissue
+) -> tuple[NDArray[np.intp], Volume, Volume, Volume]:
+    """Where a class is, its fraction, and its local CBF and transit time there."""
+    values = table[tissue]
+    here, share = _present(head, tissue)
+    cbf = values.cbf * head.cbf_factor.take(here)
+    return here, share, cbf, values.att_s * head.att_factor.take(here)
+
+
+def saturation_recovery(head: Head, table: TissueTable, tr_s: float) -> Volume:
+    """Signal of a 90 degree pulse every ``tr_s`` seconds, on the lattice."""
+    return _mix(head, {t: v.pd * (1.0 - float(np.exp(-tr_s / v.t1_s))) for t, v in table.items()})
 
 
 def _present(head: Head, tissue: Tissue) -> tuple[NDArray[np.intp], Volume]:
@@ -169,7 +206,9 @@ def _present(head: Head, tissue: Tissue) -> tuple[NDArray[np.intp], Volume]:
     return here, fraction.take(here)
 
 
-def ideal_image(head: Head, table: TissueTable, modality: Modality) -> Volume:
+def ideal_image(
+    head: Head, table: TissueTable, modality: Modality, *, pld_s: float = POST_LABEL_DELAY_S
+) -> Volume:
     """Noise-free image (X, Y, Z) on the lattice.
 
     Structural images are relative to water's equilibrium signal, ADC is in 1e-6 mm2/s, ASL is
@@ -178,7 +217,7 @@ def ideal_image(head: Head, table: TissueTable, modality: Modality) -> Volume:
     if modality is Modality.ADC:
         return _mix(head, {t: 1000.0 * v.adc for t, v in table.items()})
     if modality is Modality.ASL:
-        return _asl(head, table)
+        return _asl(head, table, pld_s)
     if modality is Modality.T1_C:
         return _post_contrast(head, table)
     return _plain(head, table, TIMINGS[modality])

@@ -21,6 +21,8 @@ class Draw(IntEnum):
     POSE = 5
     MISSING = 6
     CBV = 7
+    MISREGISTRATION = 8
+    EXACT_COUNTS = 9
     T1WI = 16
     T2WI = 17
     FLAIR = 18

@@ -1,8 +1,11 @@
 """Scenario files: the shipped ones are right, wrong ones are explained."""
 
+from collections import Counter
+
 import pytest
 
 from iedn.errors import ConfigError
+from simulation.phantom.latents import plan_cohort
 from simulation.scenario import load_scenario, shipped_scenarios
 
 SMALLEST = """
@@ -14,6 +17,10 @@ quorum = 1
 [sites.site-a.phantom]
 patients = 3
 """
+
+
+def plans_of(site):
+    return plan_cohort(site.phantom, seed=1)
 
 
 @pytest.mark.parametrize("name", sorted(shipped_scenarios()))
@@ -35,6 +42,36 @@ def test_demo_sites_are_the_promised_ones():
     assert not external.has_cbv
     assert external.has_labels
     assert sites["site-d"].phantom.protocol.missing_probability == {"FLAIR": 0.3}
+
+
+def test_five_sites_have_the_promised_quirks():
+    sites = load_scenario("five-sites").sites
+    a, b, c, d, e = (sites[f"site-{letter}"].phantom.protocol for letter in "abcde")
+    assert len(a.modalities) == 6
+    assert (b.orientation, b.dtype, "ASL" in b.modalities) == ("LAS", "int16", False)
+    assert (b.misregistration_probability, b.misregistration_mm) == ({"T2WI": 0.1}, 4.0)
+    assert (c.asl_output, c.pld_s, "T1_C" in c.modalities) == ("4d", 2.0, False)
+    assert (d.field, d.oblique_deg, d.missing_probability) == ("1.5T", 15.0, {"FLAIR": 0.3})
+    assert d.cbv_scale != 1.0
+    assert (e.has_cbv, e.has_labels) == (False, True)
+    assert sites["site-e"].role == "evaluate"
+    counts = Counter(outcome for plan in plans_of(sites["site-e"]) for outcome in plan.outcomes)
+    assert counts == {"recurrence": 45, "treatment_response": 51}
+    fields_of_view = [p.columns * p.spacing_mm for p in (a, b, c, d, e)]
+    assert fields_of_view == pytest.approx([220.0] * 5, abs=1.0)
+
+
+def test_paper_scale_has_the_papers_numbers():
+    sites = load_scenario("paper-scale").sites
+    patients, scans = Counter(), Counter()
+    for name, site in sites.items():
+        kind = "external" if site.role == "evaluate" else "ASL" in site.phantom.protocol.modalities
+        plans = plans_of(site)
+        patients[kind] += len(plans)
+        scans[kind] += sum(len(plan.outcomes) for plan in plans)
+        assert site.phantom.protocol.columns >= 192, name
+    assert patients == {True: 129, False: 235, "external": 96}
+    assert scans == {True: 208, False: 536, "external": 96}
 
 
 @pytest.mark.parametrize(
