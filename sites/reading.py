@@ -264,7 +264,11 @@ def _geometry(image: Any) -> tuple[Affine, tuple[Finding, ...]]:
     distance = _corner_distance(affine, np.asarray(qform), image.shape[:3])
     if distance <= QFORM_WARNING_MM:
         return affine, ()
-    problem = f"sform and qform differ by up to {distance:.1f} mm; the sform is used"
+    degrees = _angle_degrees(affine, np.asarray(qform))
+    problem = (
+        f"sform and qform differ by up to {distance:.1f} mm, turned by {degrees:.1f} degrees; "
+        "the sform is used"
+    )
     return affine, (Finding("W106", problem),)
 
 
@@ -282,6 +286,13 @@ def _corner_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> f
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float)
     corners[:, :3] *= np.array([*shape, 1, 1, 1][:3]) - 1
     return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+
+
+def _angle_degrees(first: Affine, second: Affine) -> float:
+    """Largest angle between corresponding axes."""
+    axes = [a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in (first, second)]
+    cosines = np.clip((axes[0] * axes[1]).sum(axis=0), -1.0, 1.0)
+    return float(np.degrees(np.arccos(cosines)).max())
 
 
 def _perpendicular(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, float]:
