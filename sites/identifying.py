@@ -32,12 +32,11 @@ OLDEST_YEARS = 89.0
 _MOST_HEADER_BYTES = 2**20
 # nibabel annotates only part of its calls; as Any they pass the strict checks.
 _HEADER_SIZES: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-_KNOWN_WORDS = frozenset(
-    (
-        "patient subject control visit session baseline followup study series group phantom "
-        "train validation derivatives brain brainmask lesion reader flair space native aligned "
-        "preproc manifest images nifti cerebral volume "
-    ).split()
+_KNOWN_WORD = re.compile(
+    r"patient|subject|control|visit|session|baseline|followup|study|series|group|"
+    r"phantom|train|validation|derivatives|brain|brainmask|lesion|reader|flair|"
+    r"space|native|aligned|preproc|manifest|images|nifti|cerebral|volume",
+    re.IGNORECASE,
 )
 _LONGEST_ABBREVIATION = 4
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?!\d)")
@@ -50,7 +49,7 @@ def reads_like_a_name(text: str) -> bool:
     """
     words = re.findall(r"[^\W\d_]+", text)
     long_words = (w for w in words if len(w) > _LONGEST_ABBREVIATION)
-    return bool(_DATE.search(text)) or any(w.lower() not in _KNOWN_WORDS for w in long_words)
+    return bool(_DATE.search(text)) or not all(map(_KNOWN_WORD.fullmatch, long_words))
 
 
 def record_findings(record: ScanRecord, folder: Path) -> tuple[Finding, ...]:
