@@ -163,4 +163,4 @@ def _line(finding: ReportedFinding) -> Text:
     place = " ".join(part for part in (finding.scan, finding.column) if part)
     line = Text(f"{finding.code} {finding.severity}", style=_STYLES[finding.severity])
     line.append(f" {place}: {finding.problem}", style="default")
-    return line.append(f" -> {finding.action}", style="dim")
+    return line if finding.action == "Nothing." else line.append(f" -> {finding.action}", "dim")

@@ -68,12 +68,12 @@ def _refused(group: list[Place]) -> list[Quarantine]:
         if others:
             other, where = others[0]
             problem = (
-                f"the same voxels as {where} of {other.key}, another patient; both scans are left "
-                "out; correct the manifest, or exclude the wrong row with exclude_reason"
+                f"the same voxels as {where} of {other.key}, another patient; all scans concerned "
+                "are left out"
             )
             refused.append(Quarantine("E301", record.key, column, problem))
         elif column != TARGET and (record, TARGET) in group:
-            problem = "the same voxels as the CBV map; name the right file"
+            problem = "the same voxels as the CBV map"
             refused.append(Quarantine("E303", record.key, column, problem))
     return refused
 

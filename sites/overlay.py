@@ -25,7 +25,7 @@ SLICES = 5
 _SHARE = (0.15, 0.85)
 _PANEL_INCHES = 1.5
 _MARGIN_INCHES = 0.9
-_BRIGHTEST = 99.5
+_BRIGHTEST = 98.5
 
 
 def write_overlay(path: Path, record: ScanRecord, scan: PreparedScan) -> None:
