@@ -248,6 +248,8 @@ class _Row:
             return None
         if PurePosixPath(value).is_absolute() or PureWindowsPath(value).drive:
             self._refuse(column, "a path relative to the manifest, or nothing")
+        elif not _can_be_a_path(value):
+            self._refuse(column, "names of up to 255 bytes, a path of up to 1024, no control codes")
         elif _leaves_folder(value):
             self._refuse(column, "a path inside the manifest's folder, or nothing")
         return self._folder / value
@@ -274,6 +276,12 @@ class _Row:
         if number is not None and not 0.0 <= number <= most:
             self._refuse(column, f"a number from 0 to {most:g}, or nothing")
         return number
+
+
+def _can_be_a_path(value: str) -> bool:
+    """Whether the file system can be asked about it at all."""
+    parts = [len(part.encode()) for part in re.split(r"[/\\]", value)]
+    return value.isprintable() and max(parts) <= 255 and sum(parts) + len(parts) <= 1024
 
 
 def _leaves_folder(value: str) -> bool:

@@ -150,7 +150,7 @@ def _text_findings(block: bytes) -> list[Finding]:
     if filled:
         findings.append(Finding("W502", f"free text in {', '.join(filled)}"))
     size = int(header["sizeof_hdr"])
-    if block[size : size + 1] not in (b"", b"\x00") and int(header["vox_offset"]) > size + 4:
+    if block[size : size + 1] not in (b"", b"\x00") and float(header["vox_offset"]) > size + 4:
         findings.append(Finding("W503", "the header has an extension"))
     return findings
 

@@ -33,6 +33,14 @@ IMPLAUSIBLE_MM = 1e5
 
 # SimpleITK annotates only part of its calls; as Any it passes the strict checks.
 _sitk: Any = SimpleITK
+# What nibabel raises on a nonsensical header; the last for a voxel offset that is infinite.
+_HEADER_ERRORS: tuple[type[Exception], ...] = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    ValueError,
+    OSError,
+    OverflowError,
+)
 _GZIP_MAGIC = b"\x1f\x8b"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -205,9 +213,7 @@ def _parse(content: bytes, name: str) -> Any:
         if kind.header_class.may_contain_header(content):
             try:
                 return kind.from_bytes(content)
-            except (nibabel.filebasedimages.ImageFileError, ValueError, OSError) as error:
-                raise ScanError("E102", f"not a readable NIfTI header: {error}") from error
-            except nibabel.spatialimages.HeaderDataError as error:
+            except _HEADER_ERRORS as error:
                 raise ScanError("E102", f"not a readable NIfTI header: {error}") from error
     ending = "".join(Path(name).suffixes[-2:])
     raise ScanError("E102", f"not a NIfTI file, though its name ends in {ending!r}")
