@@ -172,7 +172,7 @@ def copy(column, other, row=1):
 
 
 def second_visit(site):
-    site.rows.append(site.scan("sub-0001", "visit-2"))
+    site.rows.append(site.scan(site.rows[0]["patient_id"], "visit-2"))
     site.path("T2WI", -1).write_bytes(site.path("T2WI").read_bytes())
 
 
@@ -254,7 +254,7 @@ CASES = {
     "colour map": ("E202", "CBV", FILE, colour),
     "NaN in 8 of 1728 voxels": ("E203", "ADC", FILE, not_a_number("ADC", 8)),
     "NaN in 1 of 1728 voxels": ("W203", "ADC", USED, not_a_number("ADC", 1)),
-    "4 % negative": ("W204", "ADC", USED, negative("ADC", 0.04)),
+    "2 % negative": ("W204", "ADC", USED, negative("ADC", 0.02)),
     "6 % negative ADC": ("E204", "ADC", FILE, negative("ADC", 0.06)),
     "6 % negative CBF": ("E204", "ASL", FILE, negative("ASL", 0.06)),
     "6 % negative CBV": ("E204", "CBV", FILE, negative("CBV", 0.06)),
