@@ -25,7 +25,7 @@ _MOST_SHOWN = 12
 
 
 def write_overlays(config: SiteConfig, cohort: PreparedCohort, *, most: int) -> list[Path]:
-    """Draw up to ``most`` scans, those with warnings first; pictures of an earlier check go.
+    """Draw up to ``most`` scans, those with most warnings first; pictures of an earlier check go.
 
     Returns:
         The pictures, ``check/PATIENT/SCAN.png`` in the site's folder.
@@ -36,9 +36,9 @@ def write_overlays(config: SiteConfig, cohort: PreparedCohort, *, most: int) -> 
     folder = config.folder / CHECK
     for old in folder.glob("*/*.png") if most else ():
         old.unlink()
-    warned = {key for key, finding in cohort.warnings if severity(finding.code) == "warning"}
+    warned = Counter(k for k, finding in cohort.warnings if severity(finding.code) == "warning")
     records = cohort.records
-    order = sorted(range(len(records)), key=lambda n: records[n].key not in warned)[:most]
+    order = sorted(range(len(records)), key=lambda n: -warned[records[n].key])[:most]
     task, written = f"{config.name}: overlays", []
     for done, index in enumerate(order, start=1):
         record = records[index]
