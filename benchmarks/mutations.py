@@ -34,7 +34,7 @@ SHAPE = (16, 16, 6)
 AFFINE = np.array([[10.0, 0, 0, -75], [0, 10.0, 0, -75], [0, 0, 15.0, -40], [0, 0, 0, 1]])
 HEADER_BYTES = 352
 # Numbers that break arithmetic when they stand where a size, a scale or a position belongs.
-FLOATS = (0.0, -1.0, 1e-30, 1e30, np.inf, -np.inf, np.nan, 1e-6, 1e5)
+FLOATS = (0.0, -1.0, 1e-30, 1e-9, 1e30, np.inf, -np.inf, np.nan, 1e-6, 1e5)
 SHORTS = (0, -1, 1, 2, 7, 8, 4096, 32767, -32768)
 CELLS = ("", "?", "../x.nii", "/x.nii", "1e999", "nan", "-1", "train", "x" * 300, "\x00", '"', "é")
 

@@ -15,7 +15,7 @@ import numpy as np
 from iedn.errors import ScanError
 from iedn.modalities import TARGET, Modality
 
-from .cohort import ScanRecord
+from .cohort import ScanRecord, exists
 from .reading import Affine, Finding, FloatArray, Volume
 
 MOST_NEGATIVE = 0.05
@@ -101,12 +101,12 @@ def file_findings(record: ScanRecord) -> tuple[Finding, ...]:
     findings = []
     for column, path in record.files.items():
         twin = _twin(path)
-        if twin is not None and twin.is_file():
+        if twin is not None and exists(twin):
             kind = "an uncompressed" if twin.suffix == ".nii" else "a compressed"
             problem = f"{kind} file of the same name lies beside it; the one named is used"
             findings.append(Finding("W103", problem, column))
     asl = record.images.get(Modality.ASL)
-    if asl is not None and record.asl_kind == "deltam" and not sidecar_of(asl).is_file():
+    if asl is not None and record.asl_kind == "deltam" and not exists(sidecar_of(asl)):
         problem = "asl_kind is deltam and there is no JSON sidecar; used as a relative map"
         findings.append(Finding("I401", problem, Modality.ASL.value))
     return tuple(findings)

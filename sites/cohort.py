@@ -331,11 +331,19 @@ def _file_problems(scans: Iterable[ScanRecord]) -> list[str]:
     for record in scans:
         for column, file in record.files.items():
             use = f"{record.key} {column}"
-            if not file.is_file():
+            if not exists(file):
                 problems.append(f"E100 {use}: {file} does not exist")
             if users.setdefault(file, use) != use:
                 problems.append(f"W301 {use}: {file} is also {users[file]}")
     return problems
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; a path that the file system refuses to look at has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def split_by_patient(cohort: Cohort, fractions: SplitConfig, seed: int) -> CohortSplit:

@@ -18,7 +18,7 @@ from typing import Any
 import nibabel
 
 from .checks import sidecar_of
-from .cohort import ScanRecord
+from .cohort import ScanRecord, exists
 from .reading import Finding
 
 HEADER_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")
@@ -118,7 +118,7 @@ def _stem(part: str) -> str:
 
 
 def _sidecar_findings(column: str, path: Path) -> list[Finding]:
-    if not path.is_file():
+    if not exists(path):
         return []
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,8 @@ SHEAR_ERROR = 0.05
 QFORM_WARNING_MM = 0.5
 NON_FINITE_ERROR = 0.001
 IMPLAUSIBLE_MM = 1e5
+# Far below any scanner; a Gaussian as wide as the grid's voxels would span millions of these.
+LEAST_VOXEL_MM = 0.01
 
 # SimpleITK annotates only part of its calls; as Any it passes the strict checks.
 _sitk: Any = SimpleITK
@@ -263,7 +265,7 @@ def _geometry(image: Any) -> tuple[Affine, tuple[Finding, ...]]:
         problem = "neither sform nor qform is set: where the image lies is unknown"
         raise ScanError("E105", problem)
     affine = np.asarray(sform if sform_code else qform, dtype=np.float64)
-    if not np.abs(affine).max() < IMPLAUSIBLE_MM or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _plausible(affine):
         raise ScanError("E105", "the affine is singular or far outside of any scanner")
     if not (sform_code and qform_code):
         return affine, ()
@@ -276,6 +278,15 @@ def _geometry(image: Any) -> tuple[Affine, tuple[Finding, ...]]:
         "the sform is used"
     )
     return affine, (Finding("W106", problem),)
+
+
+def _plausible(affine: Affine) -> bool:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(
+        np.abs(affine).max() < IMPLAUSIBLE_MM
+        and spacing.min() >= LEAST_VOXEL_MM
+        and abs(np.linalg.det(affine[:3, :3])) >= 1e-9
+    )
 
 
 def _qform(image: Any) -> tuple[Any, int]:

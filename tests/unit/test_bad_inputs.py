@@ -15,7 +15,7 @@ import pytest
 from iedn.config import GridConfig
 from iedn.errors import CohortError
 from sites.codes import CODES
-from sites.cohort import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from sites.cohort import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, exists
 from sites.config import load_site_config
 from sites.dataset import examine_cohort
 from sites.report import cohort_report
@@ -242,6 +242,12 @@ CASES = {
     "slight shear": ("W104", "T2WI", USED, lambda s: s.spoil("T2WI", affine=sheared(0.01))),
     "strong shear": ("E104", "T2WI", FILE, lambda s: s.spoil("T2WI", affine=sheared(0.1))),
     "no geometry": ("E105", "T1WI", SCAN, no_geometry),
+    "voxels of a nanometre": (
+        "E105",
+        "T2WI",
+        FILE,
+        lambda s: s.spoil("T2WI", affine=AFFINE @ np.diag([1e-7, 1, 1, 1])),
+    ),
     "qform differs": ("W106", "T2WI", USED, two_positions),
     "stored LAS": ("I107", "T2WI", USED, las),
     "oblique": ("I107", "T2WI", USED, lambda s: s.spoil("T2WI", affine=rotated(3.0))),
@@ -379,3 +385,11 @@ def test_voxels_are_hashed_once(tmp_path, monkeypatch):
     again = examine_cohort(site.write(), GRID)
     assert again.quarantined == first.quarantined != ()
     assert again.warnings == first.warnings
+
+
+def test_a_path_the_file_system_refuses_is_a_missing_file(tmp_path):
+    site = Site(tmp_path)
+    site.rows[0]["T2WI"] = "/".join(["x" * 250] * 4) + "/y.nii.gz"
+    cohort = examine_cohort(site.write(), GRID)
+    assert [(q.code, q.modality) for q in cohort.quarantined] == [("E100", "T2WI")]
+    assert not exists(Path("x" * 300))
