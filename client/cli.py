@@ -4,31 +4,33 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from iedn import progress
 from iedn.config import PRESETS, GridConfig
 from iedn.console import new_app, run_command, showing_progress
-from iedn.errors import ConfigError, PolicyError
+from iedn.errors import CohortError, ConfigError, PolicyError
 from iedn.evaluation.results import summary_of
-from iedn.modalities import Modality
 from sites.cohort import modality_counts, num_patients
 from sites.config import SiteConfig, find_site, load_site_config
-from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
+from sites.dataset import PreparedCohort, examine_cohort, prepare_cohort
 from sites.discovery.layouts import LAYOUTS, discover
 from sites.discovery.manifest import MANIFEST, describe
 from sites.release_log import verify
+from sites.report import cohort_report
 
+from .check import as_json as report_json
+from .check import renderables, write_overlays
 from .diagnostic import SYNTHETIC
 from .evaluation import evaluate_scans
 from .external import diagnostic_summary, synthesize_cohort
 from .model_file import load_model_file
-from .session import RELEASES, count
+from .session import RELEASES
 
 app = new_app()
 
@@ -57,30 +59,27 @@ def callback(
 def check(
     context: typer.Context,
     preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
+    overlays: Annotated[int, typer.Option(min=0, help="Scans to draw, into check/.")] = 12,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 on any error finding.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every scan, say what can be used, what cannot, and why."""
-    config = context.obj.config
+    config: SiteConfig = context.obj.config
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
-    cohort = _prepared(config, PRESETS[preset].grid, as_json=as_json)
-    facts = _cohort_facts(config, cohort)
+    with showing_progress(as_json=as_json):
+        reporter = progress.reporter("preparing scans")
+        cohort = examine_cohort(config, PRESETS[preset].grid, progress=reporter)
+        pictures = write_overlays(config, cohort, most=overlays)
+    report = cohort_report(config, cohort)
     if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    console = Console()
-    table = Table(title=f"{config.name}: scans by modality")
-    for column in ("part", "patients", "scans", *Modality):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for part, row in facts["parts"].items():
-        cells = [str(row["by_modality"].get(m, 0)) for m in Modality]
-        table.add_row(part, str(row["patients"]), str(row["scans"]), *cells)
-    console.print(table)
-    for entry in cohort.quarantined:
-        console.print(
-            f"{entry.code} {entry.scan} {entry.modality}: {entry.problem}", highlight=False
-        )
-    console.print(f"{len(cohort.quarantined)} findings that keep something out")
+        print(json.dumps(report_json(report, pictures), indent=2))
+    else:
+        console = Console()
+        for part in renderables(report, pictures):
+            console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
+    if not report.usable or (strict and report.num_errors):
+        raise typer.Exit(CohortError.exit_code)
 
 
 @app.command()
@@ -199,28 +198,6 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
 def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
     with showing_progress(as_json=as_json):
         return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
-
-
-def _cohort_facts(config: SiteConfig, cohort: PreparedCohort) -> dict[str, dict[str, Any]]:
-    return {
-        "parts": {
-            "train": _part(cohort.train),
-            "validation": _part(cohort.validation),
-            "test": _part(cohort.test),
-            "all usable": _part(cohort.all),
-        },
-        "quarantined": {f"{q.scan} {q.modality}": q.code for q in cohort.quarantined},
-        "warnings": {key: finding.code for key, finding in cohort.warnings},
-    }
-
-
-def _part(dataset: ScanDataset) -> dict[str, Any]:
-    counts = count(dataset)
-    return {
-        "patients": counts.patients,
-        "scans": counts.scans,
-        "by_modality": {str(m): n for m, n in counts.scans_by_modality.items()},
-    }
 
 
 def main() -> None:

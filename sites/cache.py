@@ -37,12 +37,14 @@ class ScanSummary:
         columns: manifest columns of the files that were used.
         warnings: as in ``PreparedScan``.
         refused: as in ``PreparedScan``.
+        digests: as in ``PreparedScan``.
     """
 
     shape: Shape
     columns: frozenset[str]
     warnings: tuple[Finding, ...]
     refused: tuple[Finding, ...]
+    digests: dict[str, str]
 
 
 def summarise(scan: PreparedScan) -> ScanSummary:
@@ -147,6 +149,7 @@ def _summarised(names: Iterable[str], described: dict[str, Any]) -> ScanSummary:
         columns=frozenset(name.rpartition(".")[2] for name in names),
         warnings=_findings(described["warnings"]),
         refused=_findings(described["refused"]),
+        digests=dict(described["digests"]),
     )
 
 
@@ -170,6 +173,7 @@ def _described(scan: PreparedScan) -> dict[str, Any]:
         "file_affine": geometry.file_affine.tolist(),
         "warnings": [asdict(finding) for finding in scan.warnings],
         "refused": [asdict(finding) for finding in scan.refused],
+        "digests": scan.digests,
     }
 
 
@@ -191,6 +195,7 @@ def _restored(tensors: dict[str, FloatArray], described: dict[str, Any]) -> Prep
         },
         warnings=_findings(described["warnings"]),
         refused=_findings(described["refused"]),
+        digests=dict(described["digests"]),
     )
 
 

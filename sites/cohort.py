@@ -249,6 +249,8 @@ class _Row:
             return None
         if PurePosixPath(value).is_absolute() or PureWindowsPath(value).drive:
             self._refuse(column, "a path relative to the manifest, or nothing")
+        elif not _can_be_a_path(value):
+            self._refuse(column, "names of up to 255 bytes, a path of up to 1024, no control codes")
         elif _leaves_folder(value):
             self._refuse(column, "a path inside the manifest's folder, or nothing")
         return self._folder / value
@@ -275,6 +277,12 @@ class _Row:
         if number is not None and not 0.0 <= number <= most:
             self._refuse(column, f"a number from 0 to {most:g}, or nothing")
         return number
+
+
+def _can_be_a_path(value: str) -> bool:
+    """Whether the file system can be asked about it at all."""
+    parts = [len(part.encode()) for part in re.split(r"[/\\]", value)]
+    return value.isprintable() and max(parts) <= 255 and sum(parts) + len(parts) <= 1024
 
 
 def _leaves_folder(value: str) -> bool:
@@ -324,11 +332,19 @@ def _file_problems(scans: Iterable[ScanRecord]) -> list[str]:
     for record in scans:
         for column, file in record.files.items():
             use = f"{record.key} {column}"
-            if not file.is_file():
+            if not exists(file):
                 problems.append(f"E100 {use}: {file} does not exist")
             if users.setdefault(file, use) != use:
                 problems.append(f"W301 {use}: {file} is also {users[file]}")
     return problems
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; a path that the file system refuses to look at has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def split_by_patient(cohort: Cohort, fractions: SplitConfig, seed: int) -> CohortSplit:

@@ -20,6 +20,7 @@ from iedn.modalities import TARGET, Modality
 from iedn.sample import IednSample
 
 from .cache import ScanCache, ScanSummary, cache_key, summarise
+from .checks import file_findings
 from .cohort import (
     Cohort,
     Quarantine,
@@ -29,6 +30,8 @@ from .cohort import (
     split_by_patient,
 )
 from .config import SiteConfig
+from .duplicates import find_duplicates
+from .identifying import header_findings, record_findings
 from .preprocessing import PreparedScan, Shape, prepare_scan
 from .reading import Finding, FloatArray
 
@@ -46,12 +49,14 @@ class Entry:
         source: the scan as the manifest has it.
         key: its name in the cache.
         shape: (D, H, W).
+        digests: SHA-256 of its images' voxels by manifest column.
     """
 
     record: ScanRecord
     source: ScanRecord
     key: str
     shape: Shape
+    digests: dict[str, str]
 
 
 class ScanStore:
@@ -91,6 +96,7 @@ class ScanStore:
 
     def _build(self, record: ScanRecord, key: str) -> PreparedScan:
         scan = prepare_scan(record, self.grid)
+        scan = replace(scan, warnings=(*scan.warnings, *header_findings(record)))
         self._cache.store(key, scan)
         return scan
 
@@ -149,6 +155,7 @@ class PreparedCohort:
         quarantined: scans and files that are not used, and why.
         warnings: findings about data that is used, by ``patient_id/scan_id``.
         problems: findings about the manifest.
+        manifest: the scans as the manifest has them, with those it excludes.
     """
 
     train: ScanDataset
@@ -159,6 +166,7 @@ class PreparedCohort:
     quarantined: tuple[Quarantine, ...]
     warnings: tuple[tuple[str, Finding], ...]
     problems: tuple[str, ...]
+    manifest: Cohort
 
     @property
     def records(self) -> list[ScanRecord]:
@@ -173,10 +181,7 @@ def prepare_cohort(
     progress: Progress | None = None,
     workers: int = 1,
 ) -> PreparedCohort:
-    """Read the manifest, prepare every scan that is not yet in the cache, and split.
-
-    At a training site the patients with a CBV map in the manifest are split; the same manifest
-    and seed always give the same split.
+    """The scans of a site, of which at least one can be used; see ``examine_cohort``.
 
     Args:
         config: the site.
@@ -188,17 +193,45 @@ def prepare_cohort(
         CohortError: the manifest is wrong, or there is no scan to train on (at an evaluating
             site: no scan); the message gives reasons.
     """
+    cohort = examine_cohort(config, grid, progress=progress, workers=workers)
+    if not cohort.counts:
+        raise CohortError(_nothing_left(config, cohort.manifest, cohort.quarantined))
+    return cohort
+
+
+def examine_cohort(
+    config: SiteConfig,
+    grid: GridConfig,
+    *,
+    progress: Progress | None = None,
+    workers: int = 1,
+) -> PreparedCohort:
+    """Read the manifest, prepare every scan that is not yet in the cache, and split.
+
+    The result may be empty. At a training site the patients with a CBV map in the manifest are
+    split; the same manifest and seed always give the same split.
+
+    Args:
+        config: the site.
+        grid: the preset's grid.
+        progress: called with (done, total) after every scan.
+        workers: scans prepared at a time.
+
+    Raises:
+        CohortError: the manifest is wrong.
+    """
     cohort = load_manifest(config.manifest)
     store = ScanStore(ScanCache(config.cache), grid)
     outcomes = _prepare_all(cohort.scans, store, progress, workers)
-    entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    found = [outcome.entry for outcome in outcomes if outcome.entry is not None]
+    duplicates = find_duplicates((entry.record, entry.digests) for entry in found)
+    entries = [entry for entry in found if entry.record.key not in duplicates.refused]
     quarantined = [q for outcome in outcomes for q in outcome.quarantined]
+    quarantined += duplicates.quarantined
     if config.role == "train":
         quarantined += [_without_cbv(e.record) for e in entries if e.record.cbv is None]
     train, validation, test = _parts(config, cohort, entries)
     declared = train if config.role == "train" else entries
-    if not declared:
-        raise CohortError(_nothing_left(config, cohort, quarantined))
     return PreparedCohort(
         train=ScanDataset(train, store),
         validation=ScanDataset(validation, store),
@@ -206,8 +239,13 @@ def prepare_cohort(
         all=ScanDataset(entries, store),
         counts=modality_counts(entry.record for entry in declared),
         quarantined=tuple(quarantined),
-        warnings=tuple(w for outcome in outcomes for w in outcome.warnings),
+        warnings=(
+            *(w for outcome in outcomes for w in outcome.warnings),
+            *duplicates.warnings,
+            *_start_findings(config, cohort),
+        ),
         problems=cohort.problems,
+        manifest=cohort,
     )
 
 
@@ -250,9 +288,19 @@ def _prepare_one(record: ScanRecord, store: ScanStore) -> _Outcome:
         summary = store.summary(record, key)
     except ScanError as error:
         return _Outcome(None, (Quarantine(error.code, record.key, error.modality, error.problem),))
-    entry = Entry(_reduced(record, summary.columns), record, key, summary.shape)
+    entry = Entry(_reduced(record, summary.columns), record, key, summary.shape, summary.digests)
     refused = (Quarantine(f.code, record.key, f.modality, f.problem) for f in summary.refused)
     return _Outcome(entry, tuple(refused), tuple((record.key, f) for f in summary.warnings))
+
+
+def _start_findings(config: SiteConfig, cohort: Cohort) -> list[tuple[str, Finding]]:
+    """What can be said at every start, without reading an image."""
+    folder = config.manifest.parent
+    return [
+        (record.key, finding)
+        for record in cohort.scans
+        for finding in (*file_findings(record), *record_findings(record, folder))
+    ]
 
 
 def _reduced(record: ScanRecord, columns: frozenset[str]) -> ScanRecord:
@@ -291,7 +339,7 @@ def _without_cbv(record: ScanRecord) -> Quarantine:
     return Quarantine("E403", record.key, TARGET, problem)
 
 
-def _nothing_left(config: SiteConfig, cohort: Cohort, quarantined: list[Quarantine]) -> str:
+def _nothing_left(config: SiteConfig, cohort: Cohort, quarantined: Sequence[Quarantine]) -> str:
     reasons = "; ".join(f"{q.code} {q.scan} {q.modality}: {q.problem}" for q in quarantined[:5])
     return (
         f"{config.manifest}: none of {len(cohort.scans)} scans can be used "

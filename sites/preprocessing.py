@@ -27,6 +27,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 from iedn.sample import BRAIN_MEAN
 
 from .asl import read_raw_asl
+from .checks import mask_findings, orientation_findings, value_findings, voxel_digest
 from .cohort import ScanRecord
 from .reading import (
     Affine,
@@ -42,7 +43,7 @@ from .reading import (
     voxel_points,
 )
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 
 LEAST_OVERLAP = 0.8
 FULL_OVERLAP = 0.99
@@ -102,6 +103,7 @@ class PreparedScan:
         regions: ``lesion_mask`` and ``reader_roi``, 0 or 1, where given.
         warnings: findings about data that was used.
         refused: findings about files that could not be used; the scan goes on without them.
+        digests: SHA-256 of the decoded voxels of each image and of CBV, by manifest column.
     """
 
     images: dict[Modality, FloatArray]
@@ -111,6 +113,7 @@ class PreparedScan:
     regions: dict[str, FloatArray] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
     refused: tuple[Finding, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def prepare_scan(record: ScanRecord, grid: GridConfig) -> PreparedScan:
@@ -192,9 +195,10 @@ class _Preparation:
         self._inside: BoolArray = self._brain > 0.5
         self._warnings: list[Finding] = []
         self._refused: list[Finding] = []
+        self._digests: dict[str, str] = {}
 
     def run(self, t1: Volume) -> PreparedScan:
-        self._warn(BRAIN_MASK, self._mask.warnings)
+        self._warn(BRAIN_MASK, (*self._mask.warnings, *mask_findings(self._mask)))
         self._warn_cut_brain()
         with _place(self._record, Modality.T1WI):
             images = {Modality.T1WI: self._scaled(Modality.T1WI, t1)}
@@ -212,6 +216,7 @@ class _Preparation:
             regions={name: array for name, array in found.items() if array is not None},
             warnings=tuple(self._warnings),
             refused=tuple(self._refused),
+            digests=self._digests,
         )
 
     def _warn(self, column: str, findings: tuple[Finding, ...]) -> None:
@@ -273,16 +278,20 @@ class _Preparation:
     def _scaled(self, column: str, volume: Volume) -> FloatArray:
         """On the grid, negatives 0, brain mean 0.25."""
         array = resample(volume, self._geometry.grid)
-        negative = int((array[self._inside] < 0.0).sum())
+        inside = array[self._inside]
+        negative = int((inside < 0.0).sum())
         array = np.maximum(array, np.float32(0.0))
         mean = float(array[self._inside].mean(dtype=np.float64))
         if mean <= 0.0:
             raise ScanError("E205", "nothing above 0 inside the brain mask; treated as absent")
-        self._warn(column, volume.warnings)
+        found = value_findings(column, inside, asl_kind=self._record.asl_kind)
+        oriented = orientation_findings(volume.file_affine)
+        self._warn(column, (*volume.warnings, *oriented, *found))
         if negative:
             share = negative / int(self._inside.sum())
             problem = f"{negative} negative voxels in the brain mask ({share:.1%}) set to 0"
             self._warn(column, (Finding("W204", problem),))
+        self._digests[str(column)] = voxel_digest(volume.array)
         return np.asarray(array * np.float32(BRAIN_MEAN / mean), dtype=np.float32)
 
 

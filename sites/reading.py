@@ -30,9 +30,19 @@ SHEAR_ERROR = 0.05
 QFORM_WARNING_MM = 0.5
 NON_FINITE_ERROR = 0.001
 IMPLAUSIBLE_MM = 1e5
+# Far below any scanner; a Gaussian as wide as the grid's voxels would span millions of these.
+LEAST_VOXEL_MM = 0.01
 
 # SimpleITK annotates only part of its calls; as Any it passes the strict checks.
 _sitk: Any = SimpleITK
+# What nibabel raises on a nonsensical header; the last for a voxel offset that is infinite.
+_HEADER_ERRORS: tuple[type[Exception], ...] = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    ValueError,
+    OSError,
+    OverflowError,
+)
 _GZIP_MAGIC = b"\x1f\x8b"
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -206,9 +216,7 @@ def _parse(content: bytes, name: str) -> Any:
         if kind.header_class.may_contain_header(content):
             try:
                 return kind.from_bytes(content)
-            except (nibabel.filebasedimages.ImageFileError, ValueError, OSError) as error:
-                raise ScanError("E102", f"not a readable NIfTI header: {error}") from error
-            except nibabel.spatialimages.HeaderDataError as error:
+            except _HEADER_ERRORS as error:
                 raise ScanError("E102", f"not a readable NIfTI header: {error}") from error
     ending = "".join(Path(name).suffixes[-2:])
     raise ScanError("E102", f"not a NIfTI file, though its name ends in {ending!r}")
@@ -259,15 +267,28 @@ def _geometry(image: Any) -> tuple[Affine, tuple[Finding, ...]]:
         problem = "neither sform nor qform is set: where the image lies is unknown"
         raise ScanError("E105", problem)
     affine = np.asarray(sform if sform_code else qform, dtype=np.float64)
-    if not np.abs(affine).max() < IMPLAUSIBLE_MM or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _plausible(affine):
         raise ScanError("E105", "the affine is singular or far outside of any scanner")
     if not (sform_code and qform_code):
         return affine, ()
     distance = _corner_distance(affine, np.asarray(qform), image.shape[:3])
     if distance <= QFORM_WARNING_MM:
         return affine, ()
-    problem = f"sform and qform differ by up to {distance:.1f} mm; the sform is used"
+    degrees = _angle_degrees(affine, np.asarray(qform))
+    problem = (
+        f"sform and qform differ by up to {distance:.1f} mm, turned by {degrees:.1f} degrees; "
+        "the sform is used"
+    )
     return affine, (Finding("W106", problem),)
+
+
+def _plausible(affine: Affine) -> bool:
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(
+        np.abs(affine).max() < IMPLAUSIBLE_MM
+        and spacing.min() >= LEAST_VOXEL_MM
+        and abs(np.linalg.det(affine[:3, :3])) >= 1e-9
+    )
 
 
 def _qform(image: Any) -> tuple[Any, int]:
@@ -284,6 +305,13 @@ def _corner_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> f
     corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=float)
     corners[:, :3] *= np.array([*shape, 1, 1, 1][:3]) - 1
     return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+
+
+def _angle_degrees(first: Affine, second: Affine) -> float:
+    """Largest angle between corresponding axes."""
+    axes = [a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in (first, second)]
+    cosines = np.clip((axes[0] * axes[1]).sum(axis=0), -1.0, 1.0)
+    return float(np.degrees(np.arccos(cosines)).max())
 
 
 def _perpendicular(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, float]:
