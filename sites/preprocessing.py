@@ -3,8 +3,8 @@
 The grid keeps the T1's own slices and in-plane directions. Its axes are turned to (D, H, W) =
 (bottom to top, front to back, right to left) by the closest anatomical direction, so that the
 orientation in which a file happens to be stored makes no difference. Everything else is
-resampled onto this grid in physical space; nothing is registered here: files are expected to be
-aligned in scanner coordinates.
+resampled onto this grid in physical space, where its header places it; one that is clearly
+misaligned is registered to the T1 first (``sites.registration``).
 
 Intensities become x / (4 * mean inside the brain mask), negatives set to 0 before the mean.
 """
@@ -27,6 +27,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 from iedn.sample import BRAIN_MEAN
 
 from .cohort import ScanRecord
+from .config import RegistrationMode
 from .reading import (
     Affine,
     BoolArray,
@@ -40,8 +41,9 @@ from .reading import (
     to_sitk,
     voxel_points,
 )
+from .registration import align
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 
 LEAST_OVERLAP = 0.8
 FULL_OVERLAP = 0.99
@@ -112,8 +114,15 @@ class PreparedScan:
     refused: tuple[Finding, ...] = ()
 
 
-def prepare_scan(record: ScanRecord, grid: GridConfig) -> PreparedScan:
+def prepare_scan(
+    record: ScanRecord, grid: GridConfig, *, registration: RegistrationMode = "auto"
+) -> PreparedScan:
     """Read a scan's files and bring them onto the grid.
+
+    Args:
+        record: the scan.
+        grid: the preset's grid.
+        registration: whether clearly misaligned files are moved to the T1 (finding W221).
 
     Raises:
         ScanError: E210 or E211, no T1 or no brain mask; or the code of what is wrong with one
@@ -127,7 +136,8 @@ def prepare_scan(record: ScanRecord, grid: GridConfig) -> PreparedScan:
         t1 = finite(read_volume(t1_path), mask)
     with _place(record, BRAIN_MASK):
         _overlap(t1, mask)
-    return _Preparation(record, _geometry(t1, mask, grid), mask).run(t1)
+    preparation = _Preparation(record, _geometry(t1, mask, grid), mask)
+    return preparation.run(t1, registration)
 
 
 def to_patient_grid(array: FloatArray, geometry: Geometry) -> FloatArray:
@@ -191,8 +201,10 @@ class _Preparation:
         self._inside: BoolArray = self._brain > 0.5
         self._warnings: list[Finding] = []
         self._refused: list[Finding] = []
+        self._reference: Volume | None = None
 
-    def run(self, t1: Volume) -> PreparedScan:
+    def run(self, t1: Volume, registration: RegistrationMode) -> PreparedScan:
+        self._reference = t1 if registration == "auto" else None
         self._warn(BRAIN_MASK, self._mask.warnings)
         self._warn_cut_brain()
         with _place(self._record, Modality.T1WI):
@@ -233,7 +245,11 @@ class _Preparation:
         try:
             index = self._record.asl_volume if column == Modality.ASL else None
             volume = finite(read_volume(path, index=index), self._mask)
-            self._warn_overlap(column, _overlap(volume, self._mask))
+            overlap = _overlap(volume, self._mask)
+            if self._reference is not None:
+                volume = align(self._reference, volume, self._mask)
+                overlap = _overlap(volume, self._mask)
+            self._warn_overlap(column, overlap)
             return self._scaled(column, volume)
         except ScanError as error:
             self._refused.append(Finding(error.code, error.problem, str(column)))
