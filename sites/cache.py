@@ -1,9 +1,9 @@
 """Prepared scans on disk, so that NIfTI files are decoded once.
 
 A file's name is the SHA-256 of everything its content depends on: the bytes of the scan's
-files, the grid, the settings and the version of the preprocessing. It tells nothing about the patient, changes
-with any input, and need never be invalidated. The content is patient data: the folder is for
-its owner only. The cache may be deleted at any time.
+files, the grid, the settings and the version of the preprocessing. It tells nothing about the
+patient, changes with any input, and need never be invalidated. The content is patient data: the
+folder is for its owner only. The cache may be deleted at any time.
 """
 
 import hashlib

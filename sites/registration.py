@@ -13,7 +13,7 @@ Everything is deterministic: no sampling, one thread.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK
@@ -34,7 +34,7 @@ from .reading import (
 
 REGISTRATION_MARGIN = 1.05
 """A displaced position must have so many times the mutual information of the given one."""
-MOST_OF_MI_BEFORE = 0.9
+MOST_OF_MI_BEFORE = 0.85
 """A motion is used if mutual information before / after is below this."""
 LARGEST_MOTION_MM = 30.0
 
@@ -57,6 +57,7 @@ _LEVELS = ((2.75, 2.0), (1.375, 0.5))
 _RADIANS_SCALE = 3600.0
 
 Points = NDArray[np.float64]
+Reason = Literal["clearly better", "not clearly better", "too far", "search failed"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class RigidMotion:
         mi_before: mutual information (nats) as the files lie.
         mi_after: mutual information with the motion corrected.
         applied: whether to correct it.
-        reason: why, or why not.
+        reason: why, or why not: ``clearly better`` is corrected; ``not clearly better`` means
+            that the file lies as well as it can be judged; ``too far`` (30 mm or more) and
+            ``search failed`` need somebody to look at the images.
     """
 
     matrix: Affine
@@ -80,7 +83,7 @@ class RigidMotion:
     mi_before: float
     mi_after: float
     applied: bool
-    reason: str
+    reason: Reason
 
 
 def align(fixed: Volume, moving: Volume, mask: Volume) -> Volume:
@@ -92,11 +95,14 @@ def align(fixed: Volume, moving: Volume, mask: Volume) -> Volume:
         mask: the brain.
 
     Returns:
-        ``moving``, or a copy with another affine; with a finding W221 if it looked misaligned.
+        ``moving``, or a copy with another affine and a finding W221; or, where a motion was
+        found that cannot be trusted, a copy with only the finding.
     """
     if not looks_misaligned(fixed, moving, mask):
         return moving
     motion = register(fixed, moving, mask)
+    if motion.reason == "not clearly better":
+        return moving
     finding = Finding("W221", _described(motion))
     affine = corrected(moving, motion) if motion.applied else moving.affine
     return replace(moving, affine=affine, warnings=(*moving.warnings, finding))
@@ -125,9 +131,9 @@ def register(fixed: Volume, moving: Volume, mask: Volume) -> RigidMotion:
     judge = _Judge(fixed, moving, mask)
     try:
         matrix = _searched(fixed, moving, mask)
-    except RuntimeError as error:
+    except RuntimeError:
         # ITK's only way to say that the images do not overlap or the measure is undefined.
-        return _judged(judge, np.eye(4), f"the search failed: {str(error).splitlines()[-1]}")
+        return _judged(judge, None)
     return _judged(judge, matrix)
 
 
@@ -137,10 +143,15 @@ def corrected(moving: Volume, motion: RigidMotion) -> Affine:
 
 
 def _described(motion: RigidMotion) -> str:
-    what = "moved to the T1" if motion.applied else "looks misaligned, left as it is"
+    found = (
+        f"{motion.displacement_mm:.1f} mm and {motion.rotation_deg:.1f} degrees, mutual "
+        f"information {motion.mi_before:.3f} before, {motion.mi_after:.3f} after"
+    )
+    if motion.applied:
+        return f"misaligned and moved to the T1 by {found}; look at the result"
     return (
-        f"{what}: {motion.displacement_mm:.1f} mm, {motion.rotation_deg:.1f} degrees, mutual "
-        f"information {motion.mi_before:.3f} -> {motion.mi_after:.3f} ({motion.reason})"
+        f"looks misaligned and is left as it is ({motion.reason}: {found}); "
+        "compare it with the T1, align it, or leave it out"
     )
 
 
@@ -187,23 +198,27 @@ class _Judge:
         return np.asarray(values, dtype=np.float32)
 
 
-def _judged(judge: _Judge, matrix: Affine, failure: str = "") -> RigidMotion:
+def _judged(judge: _Judge, found: Affine | None) -> RigidMotion:
+    """The motion with its effect; None stands for a search that failed."""
+    matrix = np.eye(4) if found is None else found
     before, after = judge.information([np.eye(4), matrix])
     moved = judge.points @ matrix[:3, :3].T + matrix[:3, 3] - judge.points
     distance = float(np.linalg.norm(moved, axis=1).mean())
-    ratio = before / after if after > 0.0 else 1.0
-    helps, near = ratio < MOST_OF_MI_BEFORE, distance < LARGEST_MOTION_MM
-    reason = f"before / after {ratio:.2f}, must be below {MOST_OF_MI_BEFORE}"
-    if helps and not near:
-        reason = f"a motion must be below {LARGEST_MOTION_MM:.0f} mm; check the file"
+    reason: Reason = "clearly better"
+    if found is None:
+        reason = "search failed"
+    elif before >= MOST_OF_MI_BEFORE * after:
+        reason = "not clearly better"
+    elif distance >= LARGEST_MOTION_MM:
+        reason = "too far"
     return RigidMotion(
         matrix=matrix,
         rotation_deg=float(np.rad2deg(Rotation.from_matrix(matrix[:3, :3]).magnitude())),
         displacement_mm=distance,
         mi_before=before,
         mi_after=after,
-        applied=helps and near and not failure,
-        reason=failure or reason,
+        applied=reason == "clearly better",
+        reason=reason,
     )
 
 
@@ -279,7 +294,7 @@ def _around_brain(volume: Volume, mask: Volume) -> BoolArray:
 
 
 def _motion(rotation: NDArray[np.float64], centre: Points, shift: Points) -> Affine:
-    """x -> rotation (x - centre) + centre + shift."""
+    """The map of x to rotation (x - centre) + centre + shift."""
     matrix = np.eye(4)
     matrix[:3, :3] = rotation
     matrix[:3, 3] = centre - rotation @ centre + shift
