@@ -130,7 +130,7 @@ def register(fixed: Volume, moving: Volume, mask: Volume) -> RigidMotion:
     """
     judge = _Judge(fixed, moving, mask)
     try:
-        matrix = _searched(fixed, moving, mask)
+        matrix = _searched(fixed, moving, mask, start=judge.best_start())
     except RuntimeError:
         # ITK's only way to say that the images do not overlap or the measure is undefined.
         return _judged(judge, None)
@@ -182,6 +182,11 @@ class _Judge:
             _motion(Rotation.from_rotvec(turn).as_matrix(), centre, np.zeros(3)) for turn in turns
         ]
 
+    def best_start(self) -> Affine:
+        """The best position of those compared: Powell alone may end in a nearby small peak."""
+        positions = [np.eye(4), *self.displacements()]
+        return positions[int(np.argmax(self.information(positions)))]
+
     def information(self, matrices: list[Affine]) -> list[float]:
         """Mutual information at each position; all 0 where too little is seen in common."""
         values = np.array([self._sampled(matrix) for matrix in matrices])
@@ -222,11 +227,9 @@ def _judged(judge: _Judge, found: Affine | None) -> RigidMotion:
     )
 
 
-def _searched(fixed: Volume, moving: Volume, mask: Volume) -> Affine:
+def _searched(fixed: Volume, moving: Volume, mask: Volume, *, start: Affine) -> Affine:
     """The motion that maximises Mattes' mutual information, as 4x4 in RAS millimetres."""
-    centre = voxel_points(mask, mask.array > 0.5).mean(axis=0)
-    transform = _sitk.Euler3DTransform()
-    transform.SetCenter((_RAS_TO_LPS @ np.append(centre, 1.0))[:3].tolist())
+    transform = _turned_about(voxel_points(mask, mask.array > 0.5).mean(axis=0), start)
     for voxel_mm, step_mm in _LEVELS:
         target = _shrunk(fixed, voxel_mm)
         around = _around_brain(target, mask).astype(np.uint8)
@@ -238,6 +241,17 @@ def _searched(fixed: Volume, moving: Volume, mask: Volume) -> Affine:
     rotation = np.array(transform.GetMatrix()).reshape(3, 3)
     lps = _motion(rotation, np.array(transform.GetCenter()), np.array(transform.GetTranslation()))
     return np.asarray(_RAS_TO_LPS @ lps @ _RAS_TO_LPS, dtype=np.float64)
+
+
+def _turned_about(centre: Points, motion: Affine) -> Any:
+    """The motion as ITK's rotation about ``centre`` and shift, in its LPS millimetres."""
+    middle = (_RAS_TO_LPS @ np.append(centre, 1.0))[:3]
+    lps = _RAS_TO_LPS @ motion @ _RAS_TO_LPS
+    transform = _sitk.Euler3DTransform()
+    transform.SetCenter(middle.tolist())
+    transform.SetMatrix(lps[:3, :3].ravel().tolist())
+    transform.SetTranslation((lps[:3, :3] @ middle + lps[:3, 3] - middle).tolist())
+    return transform
 
 
 def _search_method(step_mm: float) -> Any:
