@@ -17,7 +17,15 @@ from iedn.modalities import Modality
 from iedn.sample import IednSample
 
 Volume = NDArray[np.float32]
-Weights = dict[tuple[Modality, ...], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted regression: the modalities it uses, and coefficients with the intercept last."""
+
+    modalities: tuple[Modality, ...]
+    coefficients: NDArray[np.float64]
+
 
 RIDGE_PENALTY = 1.0
 
@@ -37,12 +45,12 @@ class Baselines:
     Attributes:
         mean: mean training CBV inside the brain.
         mean_map: (D, H, W) voxel-wise mean of the training maps; 0 where no brain was.
-        ridge: coefficients (intercept last) by set of modalities.
+        ridge: a regression by set of modalities of the scan to predict.
     """
 
     mean: float
     mean_map: Volume
-    ridge: Weights
+    ridge: dict[tuple[Modality, ...], Ridge]
 
 
 def fit(training: Sequence[IednSample], combinations: set[tuple[Modality, ...]]) -> Baselines:
@@ -51,10 +59,11 @@ def fit(training: Sequence[IednSample], combinations: set[tuple[Modality, ...]])
     Args:
         training: the site's training scans, of one shape.
         combinations: sets of modalities to fit a regression for; each is fitted on the training
-            scans that have all of them.
+            scans that have all of them. Where there is none, on all scans and those of the
+            modalities that every training scan has.
 
     Raises:
-        ValueError: no training scan has all modalities of a combination.
+        ValueError: a combination shares no modality with all training scans.
     """
     masks = np.stack([_mask(s) for s in training])
     maps = np.stack([_cbv(s) for s in training]) * masks
@@ -70,9 +79,9 @@ def fit(training: Sequence[IednSample], combinations: set[tuple[Modality, ...]])
 def predict(baselines: Baselines, sample: IednSample) -> dict[str, Volume]:
     """Predictions (D, H, W) of one scan inside its brain mask, by predictor."""
     mask = _mask(sample)
-    features = np.stack([sample.images[m][0].numpy() for m in sample.modalities], axis=-1)
-    coefficients = baselines.ridge[sample.modalities]
-    ridge = features @ coefficients[:-1] + coefficients[-1]
+    fitted = baselines.ridge[sample.modalities]
+    features = np.stack([sample.images[m][0].numpy() for m in fitted.modalities], axis=-1)
+    ridge = features @ fitted.coefficients[:-1] + fitted.coefficients[-1]
     return {
         "mean": mask * np.float32(baselines.mean),
         "mean map": mask * baselines.mean_map,
@@ -93,16 +102,17 @@ def measure(baselines: Baselines, held_out: Sequence[IednSample]) -> dict[str, Q
     }
 
 
-def _fit_ridge(
-    training: Sequence[IednSample], modalities: tuple[Modality, ...]
-) -> NDArray[np.float64]:
+def _fit_ridge(training: Sequence[IednSample], modalities: tuple[Modality, ...]) -> Ridge:
     """Normal equations over all brain voxels; the intercept is not penalised."""
-    gram = np.zeros((len(modalities) + 1,) * 2)
-    moment = np.zeros(len(modalities) + 1)
     usable = [s for s in training if set(modalities) <= set(s.images)]
     if not usable:
-        msg = f"no training scan has all of {', '.join(modalities)}"
+        usable = list(training)
+        modalities = tuple(m for m in modalities if all(m in s.images for s in training))
+    if not modalities:
+        msg = "the training scans have no modality in common with the scan to predict"
         raise ValueError(msg)
+    gram = np.zeros((len(modalities) + 1,) * 2)
+    moment = np.zeros(len(modalities) + 1)
     for sample in usable:
         inside = _mask(sample) > 0
         columns = [sample.images[m][0].numpy()[inside] for m in modalities]
@@ -111,7 +121,7 @@ def _fit_ridge(
         moment += design.T @ _cbv(sample)[inside]
     penalty = RIDGE_PENALTY * np.eye(len(moment))
     penalty[-1, -1] = 0.0
-    return np.asarray(np.linalg.solve(gram + penalty, moment))
+    return Ridge(modalities, np.asarray(np.linalg.solve(gram + penalty, moment)))
 
 
 def _mask(sample: IednSample) -> Volume:

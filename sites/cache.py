@@ -1,9 +1,9 @@
 """Prepared scans on disk, so that NIfTI files are decoded once.
 
 A file's name is the SHA-256 of everything its content depends on: the bytes of the scan's
-files, the grid, the version of the preprocessing. It tells nothing about the patient, changes
-with any input, and need never be invalidated. The content is patient data: the folder is for
-its owner only. The cache may be deleted at any time.
+files, the grid, the settings and the version of the preprocessing. It tells nothing about the
+patient, changes with any input, and need never be invalidated. The content is patient data: the
+folder is for its owner only. The cache may be deleted at any time.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
 from .asl_context import companions
 from .cohort import ScanRecord
+from .config import RegistrationMode
 from .preprocessing import PREPROCESSING_VERSION, Frame, Geometry, PreparedScan, Shape
 from .reading import Finding, FloatArray
 
@@ -52,11 +53,14 @@ def summarise(scan: PreparedScan) -> ScanSummary:
     return _summarised(_tensors(scan), _described(scan))
 
 
-def cache_key(record: ScanRecord, grid: GridConfig) -> str:
+def cache_key(
+    record: ScanRecord, grid: GridConfig, *, registration: RegistrationMode = "off"
+) -> str:
     """SHA-256 (hex) over the content of the scan's files and the preprocessing's settings."""
     settings = {
         "version": PREPROCESSING_VERSION,
         "grid": grid.model_dump(),
+        "registration": registration,
         "asl_volume": record.asl_volume,
         "files": {column: _file_digest(path) for column, path in record.files.items()},
     }

@@ -90,7 +90,7 @@ CODES: dict[str, Code] = {
     ),
     "W221": Code(
         "The image was moved onto the T1 by rigid registration.",
-        "Look at the overlay; set registration = \"off\" if it is worse.",
+        'Look at the overlay; set registration = "off" if it is worse.',
     ),
     "E220": Code(
         "Less than 80 % of the brain mask lies in the image's field of view.",

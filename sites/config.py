@@ -16,6 +16,7 @@ from iedn.toml import config_error_from, load_toml
 
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
+RegistrationMode = Literal["auto", "off"]
 
 SITE_FILE = "site.toml"
 SITES_VARIABLE = "IEDN_SITES"
@@ -70,6 +71,17 @@ class SplitConfig(FrozenModel):
         return self
 
 
+class PreprocessingConfig(FrozenModel):
+    """How this site's files are brought onto the network's grid.
+
+    Attributes:
+        registration: ``auto`` moves a file that is clearly misaligned to the T1 and leaves all
+            others alone; ``off`` takes every file where its header places it.
+    """
+
+    registration: RegistrationMode = "off"
+
+
 class CoordinatorConfig(FrozenModel):
     """How to reach the coordinator.
 
@@ -106,6 +118,7 @@ class SiteConfig(FrozenModel):
     threads: int | None = Field(default=None, ge=1, le=256)
     policy: PolicyConfig = PolicyConfig()
     split: SplitConfig = SplitConfig()
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
     coordinator: CoordinatorConfig | None = None
 
 

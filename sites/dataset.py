@@ -29,7 +29,7 @@ from .cohort import (
     modality_counts,
     split_by_patient,
 )
-from .config import SiteConfig
+from .config import RegistrationMode, SiteConfig
 from .duplicates import find_duplicates
 from .identifying import header_findings, record_findings
 from .preprocessing import PreparedScan, Shape, prepare_scan
@@ -66,12 +66,25 @@ class ScanStore:
         cache: where they are.
         grid: the preset's grid, for rebuilding.
         keep_bytes: how much to keep in memory; 0 keeps nothing.
+        registration: whether clearly misaligned files are moved to the T1.
     """
 
-    def __init__(self, cache: ScanCache, grid: GridConfig, keep_bytes: int = KEEP_BYTES) -> None:
-        self._cache, self.grid, self._keep_bytes = cache, grid, keep_bytes
+    def __init__(
+        self,
+        cache: ScanCache,
+        grid: GridConfig,
+        *,
+        keep_bytes: int = KEEP_BYTES,
+        registration: RegistrationMode = "off",
+    ) -> None:
+        self._cache, self._grid, self._keep_bytes = cache, grid, keep_bytes
+        self._registration = registration
         self._kept: OrderedDict[str, PreparedScan] = OrderedDict()
         self._bytes = 0
+
+    def key(self, record: ScanRecord) -> str:
+        """The scan's name in the cache; depends on its files, the grid and the settings."""
+        return cache_key(record, self._grid, registration=self._registration)
 
     def summary(self, record: ScanRecord, key: str) -> ScanSummary:
         """What the scan has; it is prepared if the cache does not have it.
@@ -95,7 +108,7 @@ class ScanStore:
         return scan
 
     def _build(self, record: ScanRecord, key: str) -> PreparedScan:
-        scan = prepare_scan(record, self.grid)
+        scan = prepare_scan(record, self._grid, registration=self._registration)
         scan = replace(scan, warnings=(*scan.warnings, *header_findings(record)))
         self._cache.store(key, scan)
         return scan
@@ -221,7 +234,8 @@ def examine_cohort(
         CohortError: the manifest is wrong.
     """
     cohort = load_manifest(config.manifest)
-    store = ScanStore(ScanCache(config.cache), grid)
+    registration = config.preprocessing.registration
+    store = ScanStore(ScanCache(config.cache), grid, registration=registration)
     outcomes = _prepare_all(cohort.scans, store, progress, workers)
     found = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     duplicates = find_duplicates((entry.record, entry.digests) for entry in found)
@@ -284,7 +298,7 @@ def _prepare_all(
 
 def _prepare_one(record: ScanRecord, store: ScanStore) -> _Outcome:
     try:
-        key = cache_key(record, store.grid)
+        key = store.key(record)
         summary = store.summary(record, key)
     except ScanError as error:
         return _Outcome(None, (Quarantine(error.code, record.key, error.modality, error.problem),))

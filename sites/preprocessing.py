@@ -3,8 +3,8 @@
 The grid keeps the T1's own slices and in-plane directions. Its axes are turned to (D, H, W) =
 (bottom to top, front to back, right to left) by the closest anatomical direction, so that the
 orientation in which a file happens to be stored makes no difference. Everything else is
-resampled onto this grid in physical space; nothing is registered here: files are expected to be
-aligned in scanner coordinates.
+resampled onto this grid in physical space, where its header places it; one that is clearly
+misaligned is registered to the T1 first (``sites.registration``).
 
 Intensities become x / (4 * mean inside the brain mask), negatives set to 0 before the mean.
 """
@@ -29,6 +29,7 @@ from iedn.sample import BRAIN_MEAN
 from .asl import read_raw_asl
 from .checks import mask_findings, orientation_findings, value_findings, voxel_digest
 from .cohort import ScanRecord
+from .config import RegistrationMode
 from .reading import (
     Affine,
     BoolArray,
@@ -42,6 +43,7 @@ from .reading import (
     to_sitk,
     voxel_points,
 )
+from .registration import align
 
 PREPROCESSING_VERSION = 3
 
@@ -116,8 +118,15 @@ class PreparedScan:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-def prepare_scan(record: ScanRecord, grid: GridConfig) -> PreparedScan:
+def prepare_scan(
+    record: ScanRecord, grid: GridConfig, *, registration: RegistrationMode = "off"
+) -> PreparedScan:
     """Read a scan's files and bring them onto the grid.
+
+    Args:
+        record: the scan.
+        grid: the preset's grid.
+        registration: whether clearly misaligned files are moved to the T1 (finding W221).
 
     Raises:
         ScanError: E210 or E211, no T1 or no brain mask; or the code of what is wrong with one
@@ -131,7 +140,8 @@ def prepare_scan(record: ScanRecord, grid: GridConfig) -> PreparedScan:
         t1 = finite(read_volume(t1_path), mask)
     with _place(record, BRAIN_MASK):
         _overlap(t1, mask)
-    return _Preparation(record, _geometry(t1, mask, grid), mask).run(t1)
+    preparation = _Preparation(record, _geometry(t1, mask, grid), mask)
+    return preparation.run(t1, registration)
 
 
 def to_patient_grid(array: FloatArray, geometry: Geometry) -> FloatArray:
@@ -196,8 +206,10 @@ class _Preparation:
         self._warnings: list[Finding] = []
         self._refused: list[Finding] = []
         self._digests: dict[str, str] = {}
+        self._reference: Volume | None = None
 
-    def run(self, t1: Volume) -> PreparedScan:
+    def run(self, t1: Volume, registration: RegistrationMode) -> PreparedScan:
+        self._reference = t1 if registration == "auto" else None
         self._warn(BRAIN_MASK, (*self._mask.warnings, *mask_findings(self._mask)))
         self._warn_cut_brain()
         with _place(self._record, Modality.T1WI):
@@ -238,7 +250,11 @@ class _Preparation:
         """An optional image, scaled; None if it is refused."""
         try:
             volume = finite(self._volume(column, path), self._mask)
-            self._warn_overlap(column, _overlap(volume, self._mask))
+            overlap = _overlap(volume, self._mask)
+            if self._reference is not None:
+                volume = align(self._reference, volume, self._mask)
+                overlap = _overlap(volume, self._mask)
+            self._warn_overlap(column, overlap)
             return self._scaled(column, volume)
         except ScanError as error:
             self._refused.append(Finding(error.code, error.problem, str(column)))

@@ -23,7 +23,7 @@ def sample(seed, modalities=(T1, T2)):
 
 def test_ridge_finds_a_linear_relation():
     fitted = fit([sample(s) for s in range(4)], {(T1, T2)})
-    np.testing.assert_allclose(fitted.ridge[T1, T2], [0.3, 0.1, 0.05], atol=0.002)
+    np.testing.assert_allclose(fitted.ridge[T1, T2].coefficients, [0.3, 0.1, 0.05], atol=0.002)
     prediction = predict(fitted, sample(9))["ridge"]
     truth = sample(9).cbv[0].numpy() * sample(9).brain_mask[0].numpy()
     np.testing.assert_allclose(prediction, truth, atol=0.003)
@@ -45,6 +45,11 @@ def test_quality_orders_the_predictors_as_it_must():
     assert quality["ridge"].psnr_db > quality["mean"].psnr_db + 10
 
 
-def test_combination_without_training_scans_is_an_error():
-    with pytest.raises(ValueError, match="ADC"):
-        fit([sample(0)], {(T1, Modality.ADC)})
+def test_combination_that_no_training_scan_has_falls_back_to_what_all_have():
+    fitted = fit([sample(0), sample(1, (T1,))], {(T1, T2, Modality.ADC)})
+    assert fitted.ridge[T1, T2, Modality.ADC].modalities == (T1,)
+
+
+def test_combination_without_anything_in_common_is_an_error():
+    with pytest.raises(ValueError, match="no modality in common"):
+        fit([sample(0)], {(Modality.ADC,)})

@@ -160,10 +160,10 @@ def test_an_interrupt_does_not_wait_for_the_whole_cohort(config, monkeypatch):
     def interrupted(done, total):
         raise KeyboardInterrupt
 
-    def counting(record, grid):
+    def counting(record, grid, **settings):
         prepared.append(record.key)
         time.sleep(0.05)  # so that the interrupt comes while scans are left
-        return prepare_scan(record, grid)
+        return prepare_scan(record, grid, **settings)
 
     monkeypatch.setattr(dataset_module, "prepare_scan", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +201,7 @@ def test_a_second_start_reads_no_image(config, monkeypatch):
     first = prepare_cohort(config, GRID)
     expected = [first.all[n].images[Modality.T1WI].clone() for n in range(5)]
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("an image was read again")
 
     monkeypatch.setattr(dataset_module, "prepare_scan", refuse)
@@ -282,9 +282,9 @@ def test_memory_is_bounded(config, monkeypatch):
     keys = [cache_key(record, GRID) for record in entries]
     built = []
 
-    def counting(record, grid):
+    def counting(record, grid, **settings):
         built.append(record.patient_id)
-        return prepare_scan(record, grid)
+        return prepare_scan(record, grid, **settings)
 
     monkeypatch.setattr(dataset_module, "prepare_scan", counting)
     monkeypatch.setattr(cache, "load", lambda key: None)

@@ -172,7 +172,7 @@ def test_the_shipped_examples_are_valid(example):
 
 def test_the_training_example_shows_every_key():
     text = (EXAMPLES / "train.toml").read_text()
-    sections = {"policy", "split", "coordinator"}
+    sections = {"policy", "split", "preprocessing", "coordinator"}
     for name, field in SiteConfig.model_fields.items():
         shown = f"\n[{name}]" if name in sections else f"{name} = "
         assert shown in text

@@ -1,0 +1,199 @@
+"""How well misaligned modalities are found and moved back, and how often aligned ones are touched.
+
+Runs on phantom scans that are written to a temporary folder. Prints one JSON object.
+
+    python benchmarks/registration.py --scans 3 --aligned 17 --rows 64
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from iedn.modalities import TARGET, Modality
+from simulation.phantom import PhantomCohort, write_cohort
+from simulation.phantom.config import SiteProtocol
+from sites.cohort import ScanRecord, load_manifest
+from sites.reading import Volume, read_mask, read_volume, voxel_points
+from sites.registration import align, looks_misaligned
+
+FIELD_OF_VIEW_MM = 220.0
+CASES = (("mm", 2.0), ("mm", 4.0), ("mm", 8.0), ("deg", 3.0), ("deg", 8.0))
+SEED = 11
+WORSE_MM = 0.5
+USUAL = {"snr": 30.0, "bias_sd": 0.1}
+HARD = {"snr": 18.0, "bias_sd": 0.25, "field": "1.5T", "oblique_deg": 15.0}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    modality: str
+    case: str
+    imposed_mm: float
+    residual_mm: float
+    flagged: bool
+    applied: bool
+    cpu_s: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=int, default=3, help="scans that are misaligned")
+    parser.add_argument("--aligned", type=int, default=17, help="aligned scans of each protocol")
+    parser.add_argument("--rows", type=int, default=64, help="in-plane grid; 160 has 19 slices")
+    arguments = parser.parse_args()
+    slices = 16 if arguments.rows < 100 else 19
+    grid = {
+        "rows": arguments.rows,
+        "columns": arguments.rows,
+        "slices": slices,
+        "spacing_mm": FIELD_OF_VIEW_MM / arguments.rows,
+        "slice_spacing_mm": 128.0 / slices,
+    }
+    print(json.dumps(_report(grid, arguments.scans, arguments.aligned), indent=1))
+
+
+def _report(grid: dict[str, float], scans: int, aligned: int) -> dict[str, object]:
+    still = {"jitter_mm": 0.0}
+    moved = [o for s in _scans(grid | USUAL | still, scans) for o in _misaligned(*s)]
+    report: dict[str, object] = {
+        "grid": f"{grid['rows']}x{grid['columns']}x{grid['slices']}, {grid['spacing_mm']} mm",
+        "scans": scans,
+        "misaligned": _summary(moved),
+        "by_case": {
+            case: _summary(same)
+            for case in sorted({o.case for o in moved})
+            if (same := [o for o in moved if o.case == case])
+        },
+        "by_modality": {
+            name: _summary([o for o in moved if o.modality == name])
+            for name in sorted({o.modality for o in moved})
+        },
+    }
+    for name, protocol in (("usual", USUAL), ("hard", HARD)):
+        outcomes = [o for s in _scans(grid | protocol, aligned) for o in _aligned(*s)]
+        report[f"aligned_{name}"] = _untouched(outcomes, aligned)
+    return report
+
+
+def _scans(
+    protocol: dict[str, object], count: int
+) -> Iterator[tuple[int, ScanRecord, Volume, Volume]]:
+    """Number, record, T1 and brain mask of freshly made phantom scans."""
+    if not count:
+        return
+    cohort = PhantomCohort(protocol=SiteProtocol(**protocol), patients=count, max_visits=1)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = write_cohort(Path(folder) / "cohort", cohort, seed=SEED)
+        for number, record in enumerate(load_manifest(manifest).scans):
+            t1 = read_volume(record.images[Modality.T1WI])
+            yield number, record, t1, read_mask(record.files["brain_mask"])
+
+
+def _modalities(record: ScanRecord) -> Iterator[tuple[str, Volume]]:
+    """Five images and the CBV map."""
+    for column, path in record.files.items():
+        if column == TARGET or (column in list(Modality) and column != Modality.T1WI):
+            yield str(column), read_volume(path)
+
+
+def _misaligned(number: int, record: ScanRecord, t1: Volume, mask: Volume) -> Iterator[Outcome]:
+    rng = np.random.default_rng([SEED, number])
+    brain = voxel_points(mask, mask.array > 0.5)
+    for name, volume in _modalities(record):
+        for unit, size in CASES:
+            motion = _random_motion(rng, brain.mean(axis=0), unit, size)
+            moved = replace(volume, affine=motion @ volume.affine)
+            yield _outcome((name, f"{size:g} {unit}"), volume, moved, (t1, mask, brain))
+
+
+def _aligned(_: int, record: ScanRecord, t1: Volume, mask: Volume) -> Iterator[Outcome]:
+    brain = voxel_points(mask, mask.array > 0.5)
+    for name, volume in _modalities(record):
+        yield _outcome((name, "aligned"), volume, volume, (t1, mask, brain))
+
+
+def _outcome(
+    label: tuple[str, str],
+    truth: Volume,
+    given: Volume,
+    scan: tuple[Volume, Volume, np.ndarray],
+) -> Outcome:
+    t1, mask, brain = scan
+    start = time.process_time()
+    result = align(t1, given, mask)
+    cpu_s = time.process_time() - start
+    applied = bool((result.affine != given.affine).any())
+    return Outcome(
+        *label,
+        imposed_mm=_distance(truth, given, brain),
+        residual_mm=_distance(truth, result, brain),
+        flagged=applied or looks_misaligned(t1, given, mask),
+        applied=applied,
+        cpu_s=cpu_s,
+    )
+
+
+def _random_motion(rng: np.random.Generator, centre: np.ndarray, unit: str, size: float):
+    """A shift in, or a rotation about the brain's centre around, a random 3D direction."""
+    direction = rng.standard_normal(3)
+    direction /= np.linalg.norm(direction)
+    matrix = np.eye(4)
+    if unit == "mm":
+        matrix[:3, 3] = size * direction
+    else:
+        matrix[:3, :3] = Rotation.from_rotvec(np.deg2rad(size) * direction).as_matrix()
+        matrix[:3, 3] = centre - matrix[:3, :3] @ centre
+    return matrix
+
+
+def _distance(truth: Volume, other: Volume, brain: np.ndarray) -> float:
+    """Mean distance in mm, over the brain, between where two affines put the same tissue."""
+    change = other.affine @ np.linalg.inv(truth.affine)
+    return float(
+        np.linalg.norm(brain @ (change[:3, :3] - np.eye(3)).T + change[:3, 3], axis=1).mean()
+    )
+
+
+def _summary(outcomes: list[Outcome]) -> dict[str, object]:
+    if not outcomes:
+        return {"cases": 0}
+    residual = np.array([o.residual_mm for o in outcomes])
+    change = np.array([o.residual_mm - o.imposed_mm for o in outcomes])
+    return {
+        "cases": len(outcomes),
+        "flagged": sum(o.flagged for o in outcomes),
+        "moved": sum(o.applied for o in outcomes),
+        "imposed_median_mm": round(float(np.median([o.imposed_mm for o in outcomes])), 2),
+        "residual_median_mm": round(float(np.median(residual)), 2),
+        "residual_p90_mm": round(float(np.percentile(residual, 90)), 2),
+        "residual_worst_mm": round(float(residual.max()), 2),
+        "made_worse": int((change > WORSE_MM).sum()),
+        "largest_increase_mm": round(max(0.0, float(change.max())), 2),
+        "cpu_s_per_modality": round(float(np.mean([o.cpu_s for o in outcomes])), 2),
+    }
+
+
+def _untouched(outcomes: list[Outcome], scans: int) -> dict[str, object]:
+    if not outcomes:
+        return {"volumes": 0}
+    touched = [o for o in outcomes if o.applied]
+    unflagged = [o.cpu_s for o in outcomes if not o.flagged]
+    return {
+        "volumes": len(outcomes),
+        "flagged": sum(o.flagged for o in outcomes),
+        "untouched_fraction": round(1.0 - len(touched) / len(outcomes), 4),
+        "touched": [f"{o.modality} by {o.residual_mm:.1f} mm" for o in touched],
+        "test_cpu_s_per_volume": round(float(np.mean(unflagged)), 3) if unflagged else None,
+        "cpu_s_per_scan": round(sum(o.cpu_s for o in outcomes) / scans, 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
