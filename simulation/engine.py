@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import tomli_w
 import torch
@@ -23,11 +23,13 @@ from flwr.app import Context, RecordDict
 
 from client.app import app as client_app
 from client.session import forget_sessions
+from iedn import progress
 from iedn.errors import IednError, UnreachableError
 from iedn.files import atomic_write_bytes
 from server.app import app as server_app
 from server.bundle import write_bundle
 from server.config import FederationConfig
+from server.run_folder import RunFolder
 from sites.config import SITE_FILE
 
 from .grid import LocalGrid
@@ -35,6 +37,7 @@ from .grid import LocalGrid
 _log = logging.getLogger(__name__)
 
 _STARTUP_S = 90.0
+_LOOK_S = 2.0
 _FLOWER_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -100,18 +103,26 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
                 "--run-config",
                 f'run-dir="{out.absolute()}" registry="partitions"',
             ]
-            done = subprocess.run(  # noqa: S603  (our own arguments)
-                command,
-                cwd=home,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if done.returncode:
-            raise IednError(f"flwr run ended with {done.returncode}; see {out / 'flower.log'}")
+            code = _watched(command, out, config, cwd=home, env=environment, stdout=log, stderr=log)
+        if code:
+            raise IednError(f"flwr run ended with {code}; see {out / 'flower.log'}")
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _watched(command: list[str], out: Path, config: FederationConfig, **options: Any) -> int:
+    """Run a command to its end, reporting the rounds its history has; its exit code."""
+    folder, reported = RunFolder(out, config), -1
+    with subprocess.Popen(command, **options) as process:  # noqa: S603  (our own arguments)
+        while True:
+            commit = folder.last_commit()
+            if commit and commit["round"] != reported:
+                reported = commit["round"]
+                progress.report("rounds", reported, config.rounds.count)
+            try:
+                return process.wait(timeout=_LOOK_S)
+            except subprocess.TimeoutExpired:
+                continue
 
 
 @contextmanager
