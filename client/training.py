@@ -9,7 +9,7 @@ from iedn import progress
 from iedn.config import NetworkConfig
 from iedn.errors import PolicyError, RefusedError
 from iedn.modalities import in_order
-from iedn.model import Network, build_network
+from iedn.model import Network, build_network, set_recompute
 from iedn.parameters import load_groups, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
@@ -67,6 +67,7 @@ def _train(
 ) -> tuple[TrainReply, Deltas]:
     config = session.config
     model = network_from(groups, request.network)
+    set_recompute(model, config.recompute)
     settings = request.training
     if config.threads is not None:
         settings = settings.model_copy(update={"threads": config.threads})

@@ -45,7 +45,7 @@ class EncoderDecoder(nn.Module):
         check_images(images, self.config)
         self._check_complete(images, weights)
         features = self.encoder(torch.cat([images[m] for m in self.config.modalities], dim=1))
-        skips = [*features[:-1], self.bank(features[-1])]
+        skips = iter([self.bank(features[-1]), *features[-2::-1]])
         output: IednOutput = self.head(self.end(ascend(self.up, features[-1], skips)))
         return output
 

@@ -5,8 +5,10 @@ because slices stay native; within an epoch every scan is seen at least once.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Generator
@@ -15,6 +17,7 @@ from .modalities import Modality, in_order
 from .sample import IednBatch, IednSample
 
 Shape = tuple[int, ...]
+Item = TypeVar("Item")
 
 
 class Samples(Protocol):
@@ -27,6 +30,23 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> IednSample: ...
+
+
+def prefetched(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; while one is used, the next is made in a thread.
+
+    An error in making an item is raised where that item would have come.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as maker:
+        following = maker.submit(_take, items)
+        while item := following.result():
+            following = maker.submit(_take, items)
+            yield item[0]
+
+
+def _take(items: Iterator[Item]) -> tuple[Item, ...]:
+    """The next item, or nothing at the end."""
+    return tuple(islice(items, 1))
 
 
 def scan_shapes(samples: Samples) -> list[Shape]:

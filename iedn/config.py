@@ -12,6 +12,8 @@ from .modalities import Modality, in_order
 
 Architecture = Literal["iedn", "encoder-decoder"]
 LossName = Literal["paper", "reference"]
+Recompute = Literal["nothing", "norms", "encoders"]
+"""What training computes twice to save memory; a device's own affair, the numbers stay the same."""
 
 
 class FrozenModel(BaseModel):

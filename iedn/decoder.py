@@ -7,7 +7,7 @@ The coarsest feature enters twice, raw and refined:
     out = head(cat[u, bank_0(F_0)])
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,7 +89,8 @@ class Decoder(nn.Module):
 
     def forward(self, fused: Sequence[Tensor]) -> IednOutput:
         """CBV and mask of the fused features, finest scale first."""
-        refined = [bank(f) for bank, f in zip(self.bank, fused, strict=True)]
+        levels = zip(reversed(self.bank), reversed(fused), strict=True)
+        refined = (bank(f) for bank, f in levels)  # one at a time: less memory in inference
         output: IednOutput = self.head(ascend(self.up, fused[-1], refined))
         return output
 
@@ -113,18 +114,18 @@ def up_blocks(config: NetworkConfig) -> nn.ModuleList:
     )
 
 
-def ascend(blocks: nn.ModuleList, coarsest: Tensor, skips: Sequence[Tensor]) -> Tensor:
+def ascend(blocks: nn.ModuleList, coarsest: Tensor, skips: Iterator[Tensor]) -> Tensor:
     """From the coarsest feature up to full resolution, joining a skip at every level.
 
     Args:
         blocks: ``up_blocks``.
         coarsest: (B, C_L, D, H / 2 ** L, W / 2 ** L).
-        skips: one feature a level, finest first.
+        skips: one feature a level, coarsest first.
 
     Returns:
         (B, 2 * C_0, D, H, W).
     """
     x = coarsest
-    for block, skip in zip(blocks, reversed(skips), strict=False):
-        x = upsample(block(torch.cat([x, skip], dim=1)))
-    return torch.cat([x, skips[0]], dim=1)
+    for block in blocks:
+        x = upsample(block(torch.cat([x, next(skips)], dim=1)))
+    return torch.cat([x, next(skips)], dim=1)

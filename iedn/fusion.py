@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import NetworkConfig
 from .modalities import Modality, in_order
@@ -107,19 +108,33 @@ def _as_given(images: Images, weights: Weights | None) -> dict[Modality, Tensor]
 
 
 def add_share(total: list[Tensor] | None, features: list[Tensor], share: Tensor) -> list[Tensor]:
-    """Add ``share`` (B,) times one modality's features to the running sum."""
+    """Add ``share`` (B,) times one modality's features to the running sum, in place."""
     scaled = [share.to(f.dtype).view(-1, 1, 1, 1, 1) for f in features]
     if total is None:
         return [a * f for a, f in zip(scaled, features, strict=True)]
-    return [torch.addcmul(t, a, f) for t, a, f in zip(total, scaled, features, strict=True)]
+    return [t.addcmul_(a, f) for t, a, f in zip(total, scaled, features, strict=True)]
 
 
-def fuse(encoders: nn.ModuleDict, images: Images, weights: Weights | None) -> list[Tensor]:
-    """Weighted mean of the encoders' features, finest scale first."""
+def fuse(
+    encoders: nn.ModuleDict, images: Images, weights: Weights | None, *, run_again: bool = False
+) -> list[Tensor]:
+    """Weighted mean of the encoders' features, finest scale first.
+
+    Args:
+        encoders: by name of the modality.
+        images: (B, 1, D, H, W) a modality.
+        weights: see ``shares``.
+        run_again: keep nothing of an encoder for the backward pass, which runs it again.
+    """
     fused: list[Tensor] | None = None
     parts = shares(images, weights)
     for modality, share in parts.items():
-        features: list[Tensor] = encoders[modality.value](images[modality])
+        encoder, image = encoders[modality.value], images[modality]
+        features: list[Tensor] = (
+            checkpoint(encoder, image, use_reentrant=False, preserve_rng_state=False)
+            if run_again and torch.is_grad_enabled()
+            else encoder(image)
+        )
         fused = features if len(parts) == 1 else add_share(fused, features, share)
     if fused is None:
         raise AssertionError("shares() leaves at least one modality")

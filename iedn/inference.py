@@ -12,12 +12,10 @@ from torch import Tensor
 
 from .batching import restrict
 from .modalities import Modality
-from .model import Network
+from .model import IednOutput, Network
 from .sample import IednSample, brain_box
 
 CPU = torch.device("cpu")
-SLOW_BATCH_OF_ONE = 20480
-"""PyTorch convolves a batch of one on a CPU the slow way unless C * D * H exceeds this."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +69,11 @@ def _predict(
     model: Network, images: dict[Modality, Tensor], *, flip_average: bool
 ) -> tuple[Tensor, Tensor]:
     if not flip_average:
-        copies = 2 if _is_faster_as_two(model, images) else 1
-        cbv, mask = model({m: x.expand(copies, *x.shape[1:]) for m, x in images.items()})
-        return cbv[:1], mask[:1]
+        output: IednOutput = model(images)
+        return output
     both = {m: torch.cat([x, x.flip(-1)]) for m, x in images.items()}
     cbv, mask = ((x[:1] + x[1:].flip(-1)) / 2 for x in model(both))
     return cbv, mask
-
-
-def _is_faster_as_two(model: Network, images: dict[Modality, Tensor]) -> bool:
-    """Whether a batch of two takes less time than one; C * D * H is the same at all levels."""
-    image = next(iter(images.values()))
-    _, _, slices, rows, _ = image.shape
-    work = model.config.base_channels * slices * rows
-    return image.device.type == "cpu" and work <= SLOW_BATCH_OF_ONE
 
 
 def _paste(inside: Tensor, grid: Tensor, box: tuple[slice, slice, slice]) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from .baseline import EncoderDecoder
-from .blocks import initialise, prepare
-from .config import NetworkConfig
+from .blocks import ConvNorm, ResidualBlock, initialise, prepare
+from .config import NetworkConfig, Recompute
 from .decoder import Decoder, IednOutput
 from .encoder import Encoder
 from .fusion import Images, Weights, check_images, fuse
 
-__all__ = ["EncoderDecoder", "Iedn", "IednOutput", "Network", "build_network"]
+__all__ = ["EncoderDecoder", "Iedn", "IednOutput", "Network", "build_network", "set_recompute"]
 
 
 class Iedn(nn.Module):
@@ -34,6 +34,7 @@ class Iedn(nn.Module):
         self.encoders = nn.ModuleDict({m.value: Encoder(config) for m in config.modalities})
         self.decoder = Decoder(config)
         self.refiner = Encoder(config) if config.self_refine else None
+        self.run_encoders_again = False
         prepare(self)
 
     def forward(self, images: Images, weights: Weights | None = None) -> IednOutput:
@@ -47,7 +48,7 @@ class Iedn(nn.Module):
             ValueError: shapes, modalities or weights do not fit, or a sample has no modality.
         """
         check_images(images, self.config)
-        fused = fuse(self.encoders, images, weights)
+        fused = fuse(self.encoders, images, weights, run_again=self.run_encoders_again)
         output: IednOutput = self.decoder(fused)
         if self.refiner is None:
             return output
@@ -94,6 +95,20 @@ def build_network(config: NetworkConfig, seed: int) -> Network:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         initialise(part, generator)
     return network
+
+
+def set_recompute(network: Network, recompute: Recompute) -> None:
+    """Choose what training keeps and what it computes again in the backward pass.
+
+    ``nothing``: PyTorch's own modules, as hooks on them need it; everything is kept.
+    ``norms``: fused blocks (``iedn.fused``); less memory and time.
+    ``encoders``: of an encoder nothing is kept, it is run again; least memory.
+    """
+    for module in network.modules():
+        if isinstance(module, ConvNorm | ResidualBlock):
+            module.fused = recompute != "nothing"
+    if isinstance(network, Iedn):
+        network.run_encoders_again = recompute == "encoders"
 
 
 def _separately_seeded(network: Network) -> dict[str, nn.Module]:

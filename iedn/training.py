@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,6 +20,7 @@ from .batching import (
     draw_batches,
     keep_modalities,
     maybe_flip,
+    prefetched,
     restrict,
     scan_shapes,
 )
@@ -87,12 +89,11 @@ def train(
     with cpu_threads(config.threads):
         model.to(device).train()
         step = make_step(model, config, device)
-        for batch in training_batches(model, samples, config, seed=seed):
+        batches = islice(training_batches(model, samples, config, seed=seed), config.local_steps)
+        for batch in prefetched(batches):
             losses.append(finite(step(on_device(batch, device)), number=len(losses) + 1))
             if progress is not None:
                 progress(len(losses), losses[-1])
-            if len(losses) == config.local_steps:
-                break
     return TrainingSummary(
         steps=len(losses),
         first_loss=losses[0],

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from iedn.config import FrozenModel
+from iedn.config import FrozenModel, Recompute
 from iedn.errors import ConfigError
 from iedn.toml import config_error_from, load_toml
 
@@ -107,6 +107,8 @@ class SiteConfig(FrozenModel):
         cache: preprocessed scans; may be deleted at any time.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
+        recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
+            least memory; ``nothing`` keeps everything. The model that results is the same.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -116,6 +118,7 @@ class SiteConfig(FrozenModel):
     cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
+    recompute: Recompute = "norms"
     policy: PolicyConfig = PolicyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
