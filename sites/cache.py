@@ -110,11 +110,15 @@ class ScanCache:
         atomic_write_bytes(self.path(key), save(tensors, metadata=metadata))
 
     def load(self, key: str) -> PreparedScan | None:
-        """The scan with this key; None if it is not there or damaged (by checksum)."""
+        """The scan with this key; None if it is not there or damaged (by checksum).
+
+        Its arrays are mapped, not copied: they take the operating system's file cache, which it
+        takes back when it needs the memory. Writing to them does not change the file.
+        """
         try:
             with safe_open(self.path(key), framework="numpy") as file:
-                described, names = _description(file), file.keys()
-                tensors = {name: file.get_tensor(name) for name in names}
+                described = _description(file)
+            tensors = _mapped(self.path(key))
             if described["crc32"] != _checksum(tensors):
                 return None
             return _restored(tensors, described)
@@ -131,6 +135,19 @@ class ScanCache:
                 return _summarised(file.keys(), _description(file))
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
+
+
+def _mapped(path: Path) -> dict[str, FloatArray]:
+    """The arrays of a safetensors file: length of the header, header, float32 values."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    content = np.asarray(np.memmap(path, dtype=np.uint8, mode="c", offset=0))[8 + length :]
+    return {
+        name: content[slice(*entry["data_offsets"])].view(np.float32).reshape(entry["shape"])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _description(file: Any) -> dict[str, Any]:

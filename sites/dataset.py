@@ -60,12 +60,14 @@ class Entry:
 
 
 class ScanStore:
-    """Prepared scans from the cache, the latest kept in memory; rebuilds what is damaged.
+    """Prepared scans from the cache, each read once and then mapped; rebuilds what is damaged.
+
+    A scan whose file cannot be mapped is kept in memory, of those the latest.
 
     Args:
         cache: where they are.
         grid: the preset's grid, for rebuilding.
-        keep_bytes: how much to keep in memory; 0 keeps nothing.
+        keep_bytes: how much to keep in memory of what cannot be mapped; 0 keeps nothing.
         registration: whether clearly misaligned files are moved to the T1.
     """
 
@@ -79,6 +81,7 @@ class ScanStore:
     ) -> None:
         self._cache, self._grid, self._keep_bytes = cache, grid, keep_bytes
         self._registration = registration
+        self._mapped: dict[str, PreparedScan] = {}
         self._kept: OrderedDict[str, PreparedScan] = OrderedDict()
         self._bytes = 0
 
@@ -100,11 +103,18 @@ class ScanStore:
         Raises:
             ScanError: the scan had to be prepared again and its files are not there any more.
         """
+        if key in self._mapped:
+            return self._mapped[key]
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        scan = self._cache.load(key) or self._build(record, key)
-        self._keep(key, scan)
+        scan = self._cache.load(key)
+        if scan is None:
+            built = self._build(record, key)
+            scan = self._cache.load(key)
+            if scan is None:
+                return self._keep(key, built)
+        self._mapped[key] = scan
         return scan
 
     def _build(self, record: ScanRecord, key: str) -> PreparedScan:
@@ -113,12 +123,13 @@ class ScanStore:
         self._cache.store(key, scan)
         return scan
 
-    def _keep(self, key: str, scan: PreparedScan) -> None:
+    def _keep(self, key: str, scan: PreparedScan) -> PreparedScan:
         self._kept[key] = scan
         self._bytes += _num_bytes(scan)
         while self._bytes > self._keep_bytes:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= _num_bytes(dropped)
+        return scan
 
 
 class ScanDataset(Dataset[IednSample]):

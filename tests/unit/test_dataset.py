@@ -300,3 +300,31 @@ def test_datasets_travel_to_loader_processes(config):
     train = prepare_cohort(config, GRID).train
     copy = pickle.loads(pickle.dumps(train))  # noqa: S301 - our own bytes
     torch.testing.assert_close(copy[0].cbv, train[0].cbv, rtol=0, atol=0)
+
+
+def test_a_round_reads_a_scan_once_and_the_next_round_nothing(config, monkeypatch):
+    opened = []
+    load = ScanCache.load
+
+    def counting(cache, key):
+        opened.append(key)
+        return load(cache, key)
+
+    prepare_cohort(config, GRID)
+    monkeypatch.setattr(ScanCache, "load", counting)
+    monkeypatch.setattr(dataset_module, "prepare_scan", None)  # nothing is prepared again
+    train = prepare_cohort(config, GRID).train
+    assert opened == []  # a start reads headers only
+    for _ in range(2):
+        for index in range(len(train)):
+            train[index]
+        assert len(opened) == len(set(opened)) == len(train)
+
+
+def test_cached_arrays_are_mapped_and_writing_to_them_leaves_the_file(config):
+    prepared = prepare_cohort(config, GRID).train.prepared(0)
+    again = prepare_cohort(config, GRID).train
+    assert not again.prepared(0).brain_mask.flags.owndata
+    again.prepared(0).brain_mask[:] = 7
+    fresh = prepare_cohort(config, GRID).train.prepared(0)
+    assert (fresh.brain_mask == prepared.brain_mask).all()
