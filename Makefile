@@ -11,7 +11,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-system check format install clean
+.PHONY: demo test test-system check bench format install clean
 
 demo: $(READY)          ## four training sites and an external one, on a phantom
 	$(BIN)/iedn-simulate run demo --out runs/demo
@@ -27,6 +27,14 @@ check: $(READY)         ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+
+bench: $(READY)         ## speed and memory; OTHER="FILE.py ..." measures other implementations too
+	mkdir -p docs/results
+	$(BIN)/python benchmarks/speed.py $(QUICK) --table docs/results/speed.md
+	$(BIN)/python benchmarks/data_path.py
+ifdef OTHER
+	$(BIN)/python benchmarks/against.py $(QUICK) $(addprefix --other ,$(OTHER)) --table docs/results/against.md
+endif
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

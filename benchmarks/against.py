@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--other", action="append", required=True, help="an adapter; may repeat")
     parser.add_argument("--inputs", type=int, nargs="+", default=[1, 3, 6])
     parser.add_argument("--size", type=int, default=96, help="rows and columns, of 32 k")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--no-memory", action="store_true", help="no peak memory")

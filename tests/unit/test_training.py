@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from iedn.batching import draw_batches, flip, keep_modalities, scan_shapes
+from iedn.batching import draw_batches, flip, keep_modalities, prefetched, scan_shapes
 from iedn.config import PRESETS, NetworkConfig, TrainingConfig
 from iedn.errors import TrainingError
 from iedn.losses import paper_loss
@@ -244,6 +244,51 @@ def test_batch_of_one_works_and_says_that_it_is_slow(small_scans, caplog):
             seed=0,
         )
     assert sum("slow on a CPU" in r.message for r in caplog.records) == 1
+
+
+def test_the_next_batch_is_made_while_one_is_used_and_none_too_many():
+    made: list[int] = []
+    using = threading.Event()
+
+    def making():
+        for number in range(3):
+            if number == 1:
+                assert using.wait(timeout=10), "the next one was not asked for meanwhile"
+            made.append(number)
+            yield number
+
+    taken = []
+    for number in prefetched(making()):
+        using.set()
+        taken.append(number)
+    assert taken == made == [0, 1, 2]
+
+
+def test_an_error_in_making_a_batch_is_raised_where_it_would_have_come():
+    def making():
+        yield 1
+        raise ValueError("broken scan")
+
+    batches = prefetched(making())
+    assert next(batches) == 1
+    with pytest.raises(ValueError, match="broken scan"):
+        next(batches)
+
+
+def test_a_run_draws_as_many_batches_as_it_has_steps(small_scans):
+    class Counting(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+        shapes = property(lambda self: [tuple(s.brain_mask.shape) for s in self])
+
+    train(
+        build_network(SMALL, seed=0), Counting(small_scans), TrainingConfig(local_steps=2), seed=0
+    )
+    assert Counting.reads == 2 * TrainingConfig().batch_size
 
 
 # --- drawing batches --------------------------------------------------------------------------
