@@ -94,7 +94,7 @@ def memory(others: list[str], num_inputs: int, size: int) -> dict[str, object]:
 
 def _box(size: int) -> tuple[int, int]:
     """The same share of a slab as ``BOX_OF_320``, in multiples of 16."""
-    rows, columns = (round(side * size / 320 / 16) * 16 for side in BOX_OF_320)
+    rows, columns = (max(round(side * size / 320 / 16), 2) * 16 for side in BOX_OF_320)
     return rows, columns
 
 

@@ -90,7 +90,7 @@ class TrainingConfig(FrozenModel):
 
     Attributes:
         local_steps: optimiser steps a round.
-        batch_size: scans a step; at least 2 on a CPU (PyTorch's slow path at batch 1).
+        batch_size: scans a step; 1 takes more time a scan on a CPU (small gradients are doubled).
         learning_rate: of Adam, constant.
         loss: ``paper`` (masked L1 + Dice) or ``reference`` (L1 + RMSE + Dice).
         keep_probability: each present modality is kept with this probability at a step. The code
