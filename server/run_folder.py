@@ -218,7 +218,7 @@ def _comparable(dump: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what a continued run may change."""
     changeable = ("count", "deadline_s", "join_timeout_s", "offline_grace_s", "keep")
     rounds = {k: v for k, v in dump.get("rounds", {}).items() if k not in changeable}
-    return {**dump, "rounds": rounds}
+    return {**dump, "rounds": rounds, "listen": None}
 
 
 def _first_difference(a: Any, b: Any, place: str = "") -> str:

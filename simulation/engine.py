@@ -24,10 +24,10 @@ from flwr.app import Context, RecordDict
 from client.app import app as client_app
 from client.session import forget_sessions
 from iedn import progress
+from iedn.bundle import write_bundle
 from iedn.errors import IednError, UnreachableError
 from iedn.files import atomic_write_bytes
 from server.app import app as server_app
-from server.bundle import write_bundle
 from server.config import FederationConfig
 from server.run_folder import RunFolder
 from sites.config import SITE_FILE

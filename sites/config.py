@@ -8,7 +8,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from iedn.config import FrozenModel
 from iedn.errors import ConfigError
@@ -17,6 +24,8 @@ from iedn.toml import config_error_from, load_toml
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
 RegistrationMode = Literal["auto", "off"]
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 SITE_FILE = "site.toml"
 SITES_VARIABLE = "IEDN_SITES"
@@ -89,11 +98,17 @@ class CoordinatorConfig(FrozenModel):
         address: ``host:port`` of the coordinator's public listener.
         ca: certificate of the authority that signed the coordinator's certificate.
         key: this site's private key.
+        federations: names of the runs this site takes part in; all others are refused.
+        bundles: SHA-256 of manifests that may name the work, besides the installed version's own.
+        node_port: loopback port of this site's Flower node.
     """
 
     address: str = Field(pattern=r"^\S+:[0-9]{1,5}$")
     ca: SitePath | None = None
     key: SitePath | None = None
+    federations: tuple[str, ...] = ()
+    bundles: tuple[Sha256, ...] = ()
+    node_port: int = Field(default=9095, ge=1, le=65535)
 
 
 class SiteConfig(FrozenModel):

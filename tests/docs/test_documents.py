@@ -13,8 +13,8 @@ import client.cli
 import server.cli
 import simulation.cli
 from iedn import __version__
+from iedn.bundle import FLOWER_TABLE
 from iedn.protocol.messages import MESSAGES, OUTGOING
-from server.bundle import FLOWER_TABLE
 
 ROOT = Path(__file__).parents[2]
 APPS = {

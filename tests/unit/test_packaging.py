@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from server.bundle import write_bundle
+from iedn.bundle import write_bundle
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"iedn", "sites", "client", "server", "simulation"}
