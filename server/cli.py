@@ -8,12 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from iedn.console import new_app, run_command
+from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
 
 from .config import FederationConfig, load_federation
 from .report import finished, validations, worst_site, write_report
-from .run_folder import LOCK, RunFolder
+from .run_folder import BEST, LOCK, RunFolder
 
 app = new_app()
 
@@ -55,6 +55,23 @@ def status(
         cells = [roster.get(s, {}).get("status", "") for s in sorted(config.sites)]
         table.add_row(str(commit["round"]), *cells)
     Console().print(table)
+
+
+@app.command()
+def start(
+    run_dir: RunDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Result and progress as JSON.")] = False,
+) -> None:
+    """Serve the sites and run the federation; the same command goes on after any stop."""
+    from .start import start as start_run
+
+    with showing_progress(as_json=as_json):
+        result = start_run(run_dir)
+    if as_json:
+        print(json.dumps(vars(result), indent=2))
+        return
+    print(f"{result.rounds} rounds committed; model {result.model_hash}")
+    print(f"best model: round {result.best_round}, in {run_dir / BEST}")
 
 
 @app.command()
