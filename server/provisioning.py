@@ -182,7 +182,6 @@ def _check(plan: Plan) -> None:
     if last > 65535:
         problem = f"{plan.port} leaves no room for {2 + len(plan.sites)} more ports"
         raise ConfigError(problem, where="--port")
-
     roles = dict.fromkeys(plan.trainers, "train") | dict.fromkeys(plan.evaluators, "evaluate")
     content = {
         "run": plan.name,

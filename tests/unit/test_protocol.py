@@ -16,6 +16,9 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    ModelCard,
+    ReleaseReceipt,
+    ReleaseRequest,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -26,6 +29,17 @@ from iedn.protocol.records import parse, parse_groups, to_record
 PRESET = PRESETS["tiny"]
 ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
 MODEL = {"grid": PRESET.grid, "network": PRESET.network}
+
+CARD = ModelCard(
+    run="r",
+    round=1,
+    model_hash="0" * 64,
+    trained_on="patients",
+    num_training_sites=3,
+    group_sites={"decoder": 3},
+    metrics={"test_psnr_db_mean": 27.5},
+    code_version="0.1.0",
+)
 
 EXAMPLES = [
     CapabilitiesRequest(run="r", **MODEL),
@@ -43,6 +57,8 @@ EXAMPLES = [
     EvaluateReply(
         **ROUND, split="test", evaluation="metrics", metrics={"psnr_db_mean": 27.5}, num_scans=5
     ),
+    ReleaseRequest(**ROUND, **MODEL, card=CARD),
+    ReleaseReceipt(**ROUND),
     FailureReply(code="E205", incident="0123456789ab"),
 ]
 
