@@ -4,33 +4,23 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from iedn import progress
-from iedn.config import PRESETS, GridConfig
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
-from iedn.evaluation.results import summary_of
-from sites.cohort import modality_counts, num_patients
 from sites.config import SiteConfig, find_site, load_site_config
-from sites.dataset import PreparedCohort, examine_cohort, prepare_cohort
-from sites.discovery.layouts import LAYOUTS, discover
-from sites.discovery.manifest import MANIFEST, describe
-from sites.release_log import verify
-from sites.report import cohort_report
 
-from .check import as_json as report_json
-from .check import renderables, write_overlays
-from .diagnostic import SYNTHETIC
-from .evaluation import evaluate_scans
-from .external import diagnostic_summary, synthesize_cohort
-from .model_file import load_model_file
-from .session import RELEASES
+if TYPE_CHECKING:
+    from iedn.config import GridConfig
+    from sites.dataset import PreparedCohort
+
+# What needs torch or takes long to import is imported where it is used, so that `--help` and the
+# commands around keys and connections answer at once.
 
 app = new_app(invoke_without_command=True)
 
@@ -64,6 +54,25 @@ def callback(
 
 
 @app.command()
+def init(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option("--force", help="Replace the key that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make this site's key, and show the public half for the coordinator."""
+    from .identity import create_identity
+
+    made = create_identity(context.obj.config, force=force)
+    if as_json:
+        print(json.dumps({k: str(v) for k, v in vars(made).items()}, indent=2))
+        return
+    print(made.public_line)
+    print(f"fingerprint {made.fingerprint}")
+    print(f"send {made.public_file} to the coordinator, and read the fingerprint out by telephone;")
+    print(f"{made.key_file} stays here")
+
+
+@app.command()
 def check(
     context: typer.Context,
     preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
@@ -72,6 +81,13 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Read every scan, say what can be used, what cannot, and why."""
+    from iedn.config import PRESETS
+    from sites.dataset import examine_cohort
+    from sites.report import cohort_report
+
+    from .check import as_json as report_json
+    from .check import renderables, write_overlays
+
     config: SiteConfig = context.obj.config
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
@@ -103,6 +119,10 @@ def manifest(
     as_json: AsJson = False,
 ) -> None:
     """Find the scans in a folder and write the manifest that describes them."""
+    from sites.cohort import modality_counts, num_patients
+    from sites.discovery.layouts import LAYOUTS, discover
+    from sites.discovery.manifest import MANIFEST, describe
+
     config: SiteConfig = context.obj.config
     if layout not in LAYOUTS:
         raise ConfigError(f"no layout {layout!r}", where="--layout", allowed=", ".join(LAYOUTS))
@@ -134,6 +154,12 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Write the synthetic CBV map of every scan, with its sidecar and ROI values."""
+    import torch
+
+    from .diagnostic import SYNTHETIC
+    from .external import diagnostic_summary, synthesize_cohort
+    from .model_file import load_model_file
+
     config: SiteConfig = context.obj.config
     file = load_model_file(model)
     cohort = _prepared(config, file.grid, as_json=as_json)
@@ -164,6 +190,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compare synthetic with measured CBV on held-out patients; nothing leaves."""
+    import torch
+
+    from iedn.evaluation.results import summary_of
+
+    from .evaluation import evaluate_scans
+    from .model_file import load_model_file
+
     config: SiteConfig = context.obj.config
     if config.role == "evaluate":
         raise PolicyError("an evaluating site has no measured CBV: SSIM and PSNR are refused")
@@ -191,6 +224,10 @@ def evaluate(
 @app.command()
 def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
+    from sites.release_log import verify
+
+    from .session import RELEASES
+
     config: SiteConfig = context.obj.config
     entries = verify(config.folder / RELEASES)
     if as_json:
@@ -203,7 +240,9 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
 
 
-def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
+def _prepared(config: SiteConfig, grid: "GridConfig", *, as_json: bool) -> "PreparedCohort":
+    from sites.dataset import prepare_cohort
+
     with showing_progress(as_json=as_json):
         return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
 

@@ -39,7 +39,8 @@ class SiteSession:
         """
         coordinator = self.config.coordinator
         if coordinator is not None and run not in coordinator.federations:
-            raise PolicyError(f"this site takes no part in {run!r} (coordinator.federations)")
+            allowed = ", ".join(coordinator.federations) or "none"
+            raise PolicyError(f"coordinator.federations does not name {run!r}; only {allowed}")
 
     def cohort(self, grid: GridConfig) -> PreparedCohort:
         """The cohort on a grid; read and prepared at the first call, then kept."""

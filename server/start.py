@@ -2,17 +2,21 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
-from iedn.errors import ConfigError, UnreachableError
+from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.files import only_process
 
-from .admission import follow
 from .config import FederationConfig, ListenConfig, load_federation
+from .federation import Federation, Roster
 from .link import Control, repeat_in_background, superlink
+from .register import follow
 from .registry import NamedRegistry
+from .release import release_model
 from .report import write_report
 from .run import RunResult, run_federation
 from .run_folder import RunFolder
@@ -32,18 +36,46 @@ def start(folder: Path) -> RunResult:
 
     Raises:
         ConfigError: of ``federation.toml``; another coordinator works in the folder.
+        IdentityError: a file of ``admitted/`` is no public key.
         QuorumError: too few sites; what was committed is kept, the same command goes on.
         UnreachableError: the SuperLink does not come up, or fails again and again.
     """
+    with _serving(folder) as (control, config, runs):
+        result = _persistently(control, config, runs)
+    write_report(runs, config)
+    return result
+
+
+def release(folder: Path) -> Roster:
+    """Serve sites for as long as it takes to hand them the finished run's best model.
+
+    Returns:
+        ``received``, or why not, by site.
+
+    Raises:
+        ConfigError: as ``start``; or the run is not finished.
+    """
+    with _serving(folder) as (control, config, runs), server_task(control) as grid:
+        federation = Federation(grid, NamedRegistry(config.sites), config)
+        return release_model(federation, runs)
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[tuple[Control, FederationConfig, RunFolder]]:
     config, listen = configuration(folder)
     runs = RunFolder(folder, config)
     with only_process(folder / ".coordinator") as is_ours:
         if not is_ours:
             raise ConfigError("another coordinator is working here", where=str(folder))
         with superlink(folder, listen) as link:
-            result = _run(link.control, config, runs)
-    write_report(runs, config)
-    return result
+            follow(folder, link.control)
+            end_following = repeat_in_background(
+                lambda: _follow_quietly(folder, link.control), _FOLLOW_S
+            )
+            try:
+                yield link.control, config, runs
+            finally:
+                end_following()
 
 
 def configuration(folder: Path) -> tuple[FederationConfig, ListenConfig]:
@@ -63,15 +95,6 @@ def configuration(folder: Path) -> tuple[FederationConfig, ListenConfig]:
             allowed = "what `iedn-server init` or `renew` wrote"
             raise ConfigError(problem, where=f"{path}: listen.{key}", allowed=allowed)
     return config, config.listen
-
-
-def _run(control: Control, config: FederationConfig, runs: RunFolder) -> RunResult:
-    follow(runs.path, control)
-    end_following = repeat_in_background(lambda: _follow_quietly(runs.path, control), _FOLLOW_S)
-    try:
-        return _persistently(control, config, runs)
-    finally:
-        end_following()
 
 
 def _persistently(control: Control, config: FederationConfig, runs: RunFolder) -> RunResult:
@@ -95,5 +118,5 @@ def _persistently(control: Control, config: FederationConfig, runs: RunFolder) -
 def _follow_quietly(folder: Path, control: Control) -> None:
     try:
         follow(folder, control)
-    except httpx.HTTPError as error:
-        _log.debug("admissions not followed: %s", error)
+    except (httpx.HTTPError, IdentityError) as error:
+        _log.warning("admissions not followed: %s", error)

@@ -25,6 +25,8 @@ from iedn.protocol.messages import (
     EvaluateRequest,
     FailureReply,
     ProtocolMessage,
+    ReleaseReceipt,
+    ReleaseRequest,
     Role,
     SiteCapabilities,
     TrainReply,
@@ -162,6 +164,12 @@ class Egress:
         self._allow("diagnostic", num_patients)
         finite = {k: float(v) for k, v in values.items() if math.isfinite(v)}
         return self._evaluation(request, finite, num_scans)
+
+    def receipt(self, request: ReleaseRequest) -> ReleaseReceipt:
+        """That a released model was kept; repeats only what the coordinator sent."""
+        reply = ReleaseReceipt(run=request.run, round=request.round, base_hash=request.base_hash)
+        self._record(reply, {})
+        return reply
 
     def failure(self, error: Exception) -> FailureReply:
         """What the coordinator learns of an error here; see ``failure_of``."""

@@ -18,6 +18,7 @@ PROTOCOL_VERSION = 1
 Role = Literal["train", "evaluate"]
 Split = Literal["validation", "test"]
 EvaluationKind = Literal["metrics", "diagnostic"]
+TrainedOn = Literal["phantom (simulation)", "patients"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -27,6 +28,7 @@ Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
 
 
 class ProtocolMessage(FrozenModel):
@@ -60,7 +62,7 @@ class SiteCapabilities(ProtocolMessage):
     role: Role
     num_training_scans: Count
     scans_by_modality: dict[Modality, Count]
-    code_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
+    code_version: Version
 
 
 class RoundRequest(ProtocolMessage):
@@ -156,6 +158,61 @@ class EvaluateReply(ProtocolMessage):
         return self
 
 
+class ModelCard(FrozenModel):
+    """What a released model is, for whoever finds its file.
+
+    Attributes:
+        run: name of the run.
+        round: round it was committed in.
+        model_hash: SHA-256 of its tensors.
+        trained_on: patients, or a phantom.
+        num_training_sites: sites with an accepted update in this or an earlier round.
+        group_sites: such sites by group; a group with 0 was never trained and must not be used.
+        metrics: means over sites (each counts alike) and lowest site values, by split; number
+            of sites and declared scans behind them.
+        code_version: version of the coordinator's package.
+        use: what it may be used for.
+    """
+
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    model_hash: Digest
+    trained_on: TrainedOn
+    num_training_sites: Count
+    group_sites: dict[GroupName, Count]
+    metrics: dict[MetricName, Finite] = Field(max_length=64)
+    code_version: Version
+    use: Literal["research use only, not for diagnosis"] = "research use only, not for diagnosis"
+
+
+class ReleaseRequest(RoundRequest):
+    """Coordinator -> site: the whole model that comes with this message is yours to keep.
+
+    Attributes:
+        card: what the model is.
+    """
+
+    kind: ClassVar[str] = "release-request"
+    card: ModelCard
+
+    @model_validator(mode="after")
+    def _of_this_model(self) -> "ReleaseRequest":
+        card = self.card
+        if (card.run, card.round, card.model_hash) != (self.run, self.round, self.base_hash):
+            msg = "the card is of another model"
+            raise ValueError(msg)
+        return self
+
+
+class ReleaseReceipt(ProtocolMessage):
+    """Site -> coordinator: the model came whole and is kept."""
+
+    kind: ClassVar[str] = "release-receipt"
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    base_hash: Digest
+
+
 class FailureReply(ProtocolMessage):
     """Site -> coordinator: the task failed. The text stays in the site's own log.
 
@@ -173,6 +230,7 @@ OUTGOING: tuple[type[ProtocolMessage], ...] = (
     SiteCapabilities,
     TrainReply,
     EvaluateReply,
+    ReleaseReceipt,
     FailureReply,
 )
 """Messages that leave a site."""
@@ -181,6 +239,7 @@ MESSAGES: tuple[type[ProtocolMessage], ...] = (
     CapabilitiesRequest,
     TrainRequest,
     EvaluateRequest,
+    ReleaseRequest,
     *OUTGOING,
 )
 

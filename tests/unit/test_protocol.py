@@ -17,6 +17,9 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    ModelCard,
+    ReleaseReceipt,
+    ReleaseRequest,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -27,6 +30,17 @@ from iedn.protocol.records import parse, parse_groups, to_record
 PRESET = PRESETS["tiny"]
 ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
 MODEL = {"grid": PRESET.grid, "network": PRESET.network}
+
+CARD = ModelCard(
+    run="r",
+    round=1,
+    model_hash="0" * 64,
+    trained_on="patients",
+    num_training_sites=3,
+    group_sites={"decoder": 3},
+    metrics={"test_psnr_db_mean": 27.5},
+    code_version="0.1.0",
+)
 
 EXAMPLES = [
     CapabilitiesRequest(run="r", **MODEL),
@@ -44,6 +58,8 @@ EXAMPLES = [
     EvaluateReply(
         **ROUND, split="test", evaluation="metrics", metrics={"psnr_db_mean": 27.5}, num_scans=5
     ),
+    ReleaseRequest(**ROUND, **MODEL, card=CARD),
+    ReleaseReceipt(**ROUND),
     FailureReply(code="E205", incident="0123456789ab"),
 ]
 
@@ -124,7 +140,7 @@ def test_wrong_kind_and_missing_message():
 
 def test_failure_reply_becomes_an_error_with_code_and_incident():
     with pytest.raises(ProtocolError, match=r"E205 \(incident 0123456789ab\)"):
-        parse(to_record(EXAMPLES[6]), TrainReply)
+        parse(to_record(EXAMPLES[-1]), TrainReply)
 
 
 def test_non_finite_metric_cannot_be_built():
