@@ -150,7 +150,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say how far a run is, and who contributed to each round."""
-    from .report import finished, validations, worst_site
+    from .report import finished, incomplete, joined, validations, worst_site
 
     folder, config = _open(run_dir)
     events = folder.events()
@@ -161,6 +161,8 @@ def status(
         "rounds_committed": len({e["round"] for e in commits}),
         "rounds_planned": config.rounds.count,
         "finished": finished(events),
+        "incomplete": incomplete(events),
+        "joined": (joined(events) or {}).get("roster", {}),
         "rosters": {e["round"]: e["roster"] for e in commits},
         "worst_site": {e["round"]: worst_site(e) for e in validations(events)},
     }
@@ -176,6 +178,8 @@ def status(
         cells = [roster.get(s, {}).get("status", "") for s in sorted(config.sites)]
         table.add_row(str(commit["round"]), *cells)
     Console().print(table)
+    if facts["incomplete"]:
+        print(f"incomplete: {facts['incomplete']['reason']}")
 
 
 @app.command()
