@@ -79,18 +79,21 @@ def _handled(session: SiteSession, handle: Handler, content: RecordDict) -> Reco
 
 def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, CapabilitiesRequest)
+    session.check_run(request.run)
     counts = session.counts(request.grid)
     return to_record(session.egress.capabilities(session.config.role, counts, request.run))
 
 
 def _train(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, TrainRequest)
+    session.check_run(request.run)
     reply, deltas = answer_training(session, request, parse_groups(record))
     return to_record(reply, deltas)
 
 
 def _evaluate(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, EvaluateRequest)
+    session.check_run(request.run)
     answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
     return to_record(answer(session, request, parse_groups(record)))
 

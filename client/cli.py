@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
 # commands around keys and connections answer at once.
 
-app = new_app()
+app = new_app(invoke_without_command=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 ModelPath = Annotated[Path, typer.Option("--model", help="A released model file.")]
@@ -45,8 +45,16 @@ def callback(
     context: typer.Context,
     site: Annotated[str, typer.Option(help="The site's name, or its site.toml.")],
 ) -> None:
-    """Take part in a federation as a hospital; nothing leaves but what the policy allows."""
-    context.obj = _Site(load_site_config(find_site(site)))
+    """Take part in a federation as a hospital; nothing leaves but what the policy allows.
+
+    Without a command: join, and answer the coordinator until interrupted.
+    """
+    path = find_site(site)
+    context.obj = _Site(load_site_config(path))
+    if context.invoked_subcommand is None:
+        from .join import join
+
+        join(context.obj.config, path)
 
 
 @app.command()

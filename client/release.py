@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from iedn.checkpoint import save_checkpoint
-from iedn.errors import PolicyError, RefusedError
+from iedn.errors import RefusedError
 from iedn.files import atomic_write_bytes
 from iedn.model import build_network
 from iedn.parameters import flatten, state_by_group, state_hash
@@ -24,10 +24,7 @@ def answer_release(session: SiteSession, request: ReleaseRequest, groups: Groups
         PolicyError: the site takes no part in this run.
         RefusedError: the tensors are not the whole network, or not those the card names.
     """
-    coordinator = session.config.coordinator
-    if coordinator is not None and request.run not in coordinator.federations:
-        allowed = ", ".join(coordinator.federations) or "none"
-        raise PolicyError(f"coordinator.federations does not name {request.run!r}; only {allowed}")
+    session.check_run(request.run)
     check_tensors(groups, shapes_of(state_by_group(build_network(request.network, 0))))
     tensors = flatten(groups)
     found = state_hash(tensors)

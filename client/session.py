@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iedn import progress
 from iedn.config import GridConfig
+from iedn.errors import PolicyError
 from iedn.modalities import Modality
 from sites.config import SiteConfig, load_site_config
 from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
@@ -29,6 +30,17 @@ class SiteSession:
         config.folder.mkdir(parents=True, exist_ok=True)
         self.egress = Egress(config.policy, ReleaseLog(config.folder / RELEASES))
         self._cohorts: dict[GridConfig, PreparedCohort] = {}
+
+    def check_run(self, run: str) -> None:
+        """Refuse to work for a run that this site has not agreed to.
+
+        Raises:
+            PolicyError: it is not in ``coordinator.federations``.
+        """
+        coordinator = self.config.coordinator
+        if coordinator is not None and run not in coordinator.federations:
+            allowed = ", ".join(coordinator.federations) or "none"
+            raise PolicyError(f"coordinator.federations does not name {run!r}; only {allowed}")
 
     def cohort(self, grid: GridConfig) -> PreparedCohort:
         """The cohort on a grid; read and prepared at the first call, then kept."""

@@ -55,9 +55,14 @@ def showing_progress(*, as_json: bool = False) -> Iterator[None]:
         end()
 
 
-def new_app() -> typer.Typer:
+def new_app(*, invoke_without_command: bool = False) -> typer.Typer:
     """A typer application whose tracebacks never show values: they may be a patient's."""
-    return typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    return typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        invoke_without_command=invoke_without_command,
+    )
 
 
 def run_command(app: typer.Typer) -> NoReturn:

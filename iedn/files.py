@@ -1,8 +1,10 @@
 """Writing files so that a reader sees the old or the new content, never half of it."""
 
+import fcntl
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,6 +44,22 @@ def atomic_write_tensors(
     # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
     contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
     atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata=dict(metadata or {})))
+
+
+@contextmanager
+def only_process(path: Path) -> Iterator[bool]:
+    """Hold ``path`` as a lock while the block lasts; the system frees it however the process ends.
+
+    Yields:
+        False if another process, or another block of this one, holds it.
+    """
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def append_line(path: Path | str, line: str) -> None:

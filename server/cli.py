@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from iedn.console import new_app, run_command
+from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,6 +176,37 @@ def status(
         cells = [roster.get(s, {}).get("status", "") for s in sorted(config.sites)]
         table.add_row(str(commit["round"]), *cells)
     Console().print(table)
+
+
+@app.command()
+def start(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Serve the sites and run the federation; the same command goes on after any stop."""
+    from .run_folder import BEST
+    from .start import start as start_run
+
+    with showing_progress(as_json=as_json):
+        result = start_run(run_dir)
+    if as_json:
+        print(json.dumps(vars(result), indent=2))
+        return
+    print(f"{result.rounds} rounds committed; model {result.model_hash}")
+    print(f"best model: round {result.best_round}, in {run_dir / BEST}")
+
+
+@app.command()
+def release(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Send the finished run's best model, whole and with its card, to every admitted site."""
+    from .start import release as release_run
+
+    with showing_progress(as_json=as_json):
+        roster = release_run(run_dir)
+    if as_json:
+        print(json.dumps(roster, indent=2))
+    else:
+        for site, entry in roster.items():
+            print(f"{site:20} {entry.get('code', entry['status'])}")
+    if any(entry["status"] != "received" for entry in roster.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

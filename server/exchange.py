@@ -2,11 +2,13 @@
 
 Flower's ``send_and_receive`` holds all replies and polls nodes that are offline, which consumes
 their messages. Here each reply is handed on and dropped as it comes, and only nodes that are
-online are polled, so that a link that was down for a while costs nothing but time.
+online are polled, so that a link that was down for a while costs nothing but time. A site whose
+process was started again is asked again.
 """
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,9 +18,19 @@ from flwr.serverapp import Grid
 
 from iedn.protocol.messages import safe_code
 
-from .registry import SiteRegistry
+from .registry import OnlineNode, SiteRegistry
 
 _log = logging.getLogger(__name__)
+
+_LOST_ON_THE_WAY = frozenset(
+    {
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    }
+)
+_MOST_ASKED = 8
 
 OnReply = Callable[[str, RecordDict], None]
 
@@ -57,6 +69,14 @@ class Question:
     needed: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A message that has no reply yet."""
+
+    message_id: str
+    session: str
+
+
 @dataclass
 class _Exchange:
     """An open question."""
@@ -66,45 +86,61 @@ class _Exchange:
     patience: Patience
     started: float = field(default_factory=time.monotonic)
     unsent: set[str] = field(default_factory=set)
-    pending: dict[str, str] = field(default_factory=dict)  # site -> message id
+    pending: dict[str, _Pending] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
     missing: dict[str, str] = field(default_factory=dict)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.started
 
-    def push(self, nodes: Mapping[str, int]) -> None:
+    def push(self, nodes: Mapping[str, OnlineNode]) -> None:
         for site in sorted(self.unsent & set(nodes)):
             remaining = max(self.patience.deadline_s - self.elapsed(), 1.0)
             message = Message(
                 self.question.build(site),
-                nodes[site],
+                nodes[site].node_id,
                 self.question.message_type,
                 ttl=remaining,
                 group_id=self.question.label,
             )
             (message_id,) = self.grid.push_messages([message])
             self.unsent.discard(site)
-            self.pending[site] = message_id
+            self.asked[site] += 1
+            self.pending[site] = _Pending(message_id, nodes[site].session)
 
-    def pull(self, nodes: Mapping[str, int], on_reply: OnReply) -> None:
+    def pull(self, nodes: Mapping[str, OnlineNode], on_reply: OnReply) -> None:
         for site in sorted(set(self.pending) & set(nodes)):
-            for reply in self.grid.pull_messages([self.pending[site]]):
+            sent = self.pending[site]
+            for reply in self.grid.pull_messages([sent.message_id]):
                 self._take(site, reply, on_reply)
+            if self.pending.get(site) is sent and sent.session != nodes[site].session:
+                _log.warning("%s: %s was restarted", self.question.label, site)
+                self._ask_again(site, "restarted")
 
     def _take(self, site: str, reply: Message, on_reply: OnReply) -> None:
         if not reply.has_error():
             del self.pending[site]
             on_reply(site, reply.content)
             return
-        if reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-            return  # not final: the node may come back before the deadline
+        code = safe_code(f"transport-{reply.error.code}")
+        if reply.error.code in _LOST_ON_THE_WAY:
+            self._ask_again(site, code)
+            return
         del self.pending[site]
-        self.missing[site] = safe_code(f"transport-{reply.error.code}")
+        self.missing[site] = code
+
+    def _ask_again(self, site: str, code: str) -> None:
+        """The message or its reply is lost; the site answers a repeat from what it kept."""
+        del self.pending[site]
+        if self.asked[site] < _MOST_ASKED:
+            self.unsent.add(site)
+        else:
+            self.missing[site] = code
 
     def is_over(self) -> bool:
         if self.elapsed() >= self.patience.deadline_s:
             return True
-        if self.pending or self.unsent & self.question.needed:
+        if self.pending or self.unsent & (self.question.needed | set(self.asked)):
             return False
         return not self.unsent or self.elapsed() >= self.patience.offline_grace_s
 
@@ -135,7 +171,7 @@ def ask(
     """
     exchange = _Exchange(grid, question, patience, unsent=set(question.sites))
     while True:
-        nodes = {site: node for node, site in registry.online(grid).items()}
+        nodes = registry.online(grid)
         exchange.push(nodes)
         exchange.pull(nodes, on_reply)
         if exchange.is_over():

@@ -10,7 +10,6 @@ A round is committed by appending its line after its files are on disk. A proces
 leaves files nobody refers to, which the repeated round overwrites; killed after, nothing is lost.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -25,7 +24,12 @@ import safetensors.numpy
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
-from iedn.files import append_line, atomic_write_bytes, atomic_write_tensors
+from iedn.files import (
+    append_line,
+    atomic_write_bytes,
+    atomic_write_tensors,
+    only_process,
+)
 from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
@@ -61,12 +65,9 @@ class RunFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        with (self.path / ".exclusive").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                problem = "another process is running this run"
-                raise ConfigError(problem, where=str(self.path)) from None
+        with only_process(self.path / ".exclusive") as is_ours:
+            if not is_ours:
+                raise ConfigError("another process is running this run", where=str(self.path))
             self._cut_torn_line()
             yield
 

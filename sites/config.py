@@ -101,6 +101,8 @@ class CoordinatorConfig(FrozenModel):
         federations: names of the runs this site takes part in; all others are refused.
         bundles: SHA-256 of manifests that may name the work, besides the installed version's own.
         node_port: loopback port of this site's Flower node.
+        heartbeat_s: seconds between two signs of life to the coordinator, 10 to 1800. A process
+            that was killed is let in again after at most twice as long.
     """
 
     address: str = Field(pattern=r"^\S+:[0-9]{1,5}$")
@@ -109,6 +111,7 @@ class CoordinatorConfig(FrozenModel):
     federations: tuple[str, ...] = ()
     bundles: tuple[Sha256, ...] = ()
     node_port: int = Field(default=9095, ge=1, le=65535)
+    heartbeat_s: int = Field(default=15, ge=10, le=1800)
 
 
 class SiteConfig(FrozenModel):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import ValidationError
 
@@ -149,18 +150,50 @@ def test_non_finite_metric_cannot_be_built():
         )
 
 
+PACKED = np.frombuffer(safetensors.numpy.save({"w": np.zeros(3, np.float32)}), np.uint8)
+
+
+def a_lie(content, dtype="uint8"):
+    lie = Array(dtype=dtype, shape=(3,), stype="numpy.ndarray", data=content)
+    return RecordDict({"decoder": ArrayRecord({"tensors": lie})})
+
+
 def huge_header():
-    content = Array(np.zeros(3, np.float32)).data.replace(b"(3,)", b"(3000000000000,)")
+    size = f"({len(PACKED)},)".encode()
+    content = Array(PACKED).data.replace(size, b"(3000000000000,)")
     return content.replace(b"            \n", b"\n", 1)
 
 
+def promises_more_tensors():
+    return Array(np.frombuffer(PACKED.tobytes().replace(b"[0,12]", b"[0,99]"), np.uint8)).data
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", Array(np.zeros(3, np.float32)).data[:-4], huge_header()]
+    "content",
+    [
+        b"",
+        b"garbage",
+        Array(PACKED).data[:-4],
+        Array(PACKED[:-4]).data,
+        huge_header(),
+        promises_more_tensors(),
+        Array(np.zeros(3, np.float32)).data,
+    ],
 )
-def test_array_that_lies_about_itself_is_refused_before_it_is_allocated(content):
-    lie = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=content)
+def test_bytes_that_lie_about_themselves_are_refused_before_they_are_allocated(content):
     with pytest.raises(ProtocolError, match="does not decode"):
-        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+        parse_groups(a_lie(content))
+
+
+def test_what_the_lies_are_made_from_is_accepted():
+    assert list(parse_groups(a_lie(Array(PACKED).data))["decoder"]["w"]) == [0.0, 0.0, 0.0]
+
+
+def test_a_second_array_in_a_group_is_refused():
+    record = a_lie(Array(PACKED).data)
+    record["decoder"]["more"] = Array(PACKED)
+    with pytest.raises(ProtocolError, match="does not decode"):
+        parse_groups(record)
 
 
 def test_pickled_array_is_refused():
@@ -168,9 +201,8 @@ def test_pickled_array_is_refused():
 
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    lie = Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=stream.getvalue())
     with pytest.raises(ProtocolError, match="does not decode"):
-        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+        parse_groups(a_lie(stream.getvalue(), dtype="object"))
 
 
 @pytest.mark.parametrize(
