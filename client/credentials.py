@@ -36,8 +36,9 @@ def authority_fact(coordinator: CoordinatorConfig) -> Fact:
     """The certificate by which the coordinator is recognised."""
     path, name = coordinator.ca, "authority"
     if path is None:
-        found = "coordinator.ca is not set: any public authority could vouch for a coordinator"
-        return warning(name, found, 'set it to the kit\'s file, ca = "tls/ca.crt"')
+        found = "coordinator.ca is not set: nothing tells the coordinator from another server"
+        action = 'set it to the kit\'s file, ca = "tls/ca.crt"'
+        return failed(name, found, action, ConfigError.exit_code)
     try:
         certificates = read_certificates(path)
     except IdentityError as error:
