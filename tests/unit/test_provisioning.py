@@ -120,6 +120,7 @@ def test_kits_have_the_keys_of_the_examples(folder, site, example):
 def test_private_keys_are_for_their_owner_and_none_is_in_a_kit(folder):
     for name in ("ca.key", "server.key"):
         assert mode(folder / "tls" / name) == 0o600
+    assert mode(folder / "tls") == mode(folder / "kits" / "site-a") == 0o700
     for path in (folder / "kits").rglob("*"):
         assert not path.is_file() or b"PRIVATE" not in path.read_bytes()
 
