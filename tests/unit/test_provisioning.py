@@ -334,6 +334,10 @@ def test_commands_from_init_to_revoke(call, tmp_path):
     code, out, _ = call("init", run, "--sites", "a,b", "--evaluate", "qilu", "--host", "localhost")
     assert code == 0
     assert "3 sites, 20 rounds of 2 updates" in out
+    assert "with 2, nothing will leave" in out
+    code, _, error = call("status", run)
+    assert code == 3
+    assert "has not been started" in error.replace("\n", " ")
     made = create_identity(load_site_config(run / "kits" / "a" / "site.toml"))
     code, out, _ = call("admit", "a", made.public_file, "--dir", run)
     assert code == 0
