@@ -12,7 +12,7 @@ from sites.dataset import PreparedCohort
 
 from .credentials import credential_facts
 from .fact import Fact, ok
-from .installation import installation_facts
+from .installation import installation_facts, port_fact
 from .leaving import what_leaves
 from .reachability import connection_facts
 from .session import count
@@ -32,6 +32,7 @@ def environment_facts(config: SiteConfig, *, offline: bool = False) -> list[Fact
     if coordinator is None:
         found = "the site file has no [coordinator]: for local commands only, it cannot join"
         return [*facts, ok("coordinator", found)]
+    facts.append(port_fact(config.folder, coordinator.node_port))
     facts += credential_facts(coordinator)
     return facts if offline else [*facts, *connection_facts(coordinator)]
 

@@ -3,6 +3,8 @@
 import os
 import platform
 import shutil
+import socket
+import stat
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from packaging.requirements import Requirement
 from iedn import __version__
 from iedn.bundle import bundle_hash
 from iedn.errors import ConfigError, IednError
+from iedn.files import only_process
 from sites.config import SiteConfig
 
 from .fact import Fact, failed, ok, warning
+from .session import CLIENT_LOCK
 
 SHOWN = ("flwr", "torch")
 GIGABYTE = 1e9
@@ -23,7 +27,13 @@ LITTLE_SPACE, TOO_LITTLE_SPACE = 10 * GIGABYTE, 1 * GIGABYTE
 def installation_facts(config: SiteConfig) -> list[Fact]:
     """Versions, device and disk."""
     folders = dict.fromkeys([config.folder, config.cache])
-    return [version_fact(), bundle_fact(), device_fact(config.device), *map(disk_fact, folders)]
+    return [
+        version_fact(),
+        bundle_fact(),
+        device_fact(config.device),
+        *map(disk_fact, folders),
+        folder_fact(config.folder),
+    ]
 
 
 def version_fact() -> Fact:
@@ -75,6 +85,41 @@ def disk_fact(folder: Path) -> Fact:
     if free < TOO_LITTLE_SPACE:
         return failed("disk", found, action, ConfigError.exit_code)
     return warning("disk", found, action) if free < LITTLE_SPACE else ok("disk", found)
+
+
+def folder_fact(folder: Path) -> Fact:
+    """Nobody else on this machine may look at what the site keeps."""
+    if folder.exists() and folder.stat().st_mode & stat.S_IRWXO:
+        found = f"{folder}: every user of this machine may look in; results of patients go there"
+        return warning("folder", found, f"chmod 700 {folder}")
+    return ok("folder", f"{folder}: closed to other users")
+
+
+def port_fact(folder: Path, port: int) -> Fact:
+    """The loopback port of the site's own processes is free, or theirs already.
+
+    Args:
+        folder: the site's.
+        port: ``coordinator.node_port``.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return _taken_port(folder, port, error)
+    return ok("port", f"127.0.0.1:{port} is free for this site's own processes")
+
+
+def _taken_port(folder: Path, port: int, error: OSError) -> Fact:
+    lock = folder / CLIENT_LOCK
+    if lock.exists():
+        with only_process(lock) as is_ours:
+            if not is_ours:
+                return ok("port", f"127.0.0.1:{port} is held by this site's running client")
+    found = f"127.0.0.1:{port} cannot be had: {(error.strerror or str(error)).lower()}"
+    action = "set coordinator.node_port in the site file to another port"
+    return failed("port", found, action, ConfigError.exit_code)
 
 
 def _requirements() -> list[Requirement]:

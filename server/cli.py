@@ -52,7 +52,7 @@ def init(
     ] = False,
 ) -> None:
     """Set up a federation: configuration, certificates, and a kit for each site."""
-    from .provisioning import Plan, provision
+    from .provisioning import SMALLEST_QUORUM, Plan, provision
 
     plan = Plan(
         name=name or run_dir.resolve().name,
@@ -71,6 +71,11 @@ def init(
         f"{run_dir / 'federation.toml'}: {len(config.sites)} sites, {rounds} rounds of "
         f"{config.rounds.quorum} updates at least"
     )
+    if len(plan.trainers) < SMALLEST_QUORUM and not simulation:
+        print(
+            f"warning: a site's policy lets a part of the model leave only if {SMALLEST_QUORUM} "
+            f"sites train it; with {len(plan.trainers)}, nothing will leave"
+        )
     print(f"next: hand each site its folder of {run_dir / 'kits'} (no secrets in it), get back its")
     print("tls/site.pub, and admit it: iedn-server admit SITE KEYFILE --dir DIR")
 
@@ -244,7 +249,10 @@ def _open(run_dir: Path) -> "tuple[RunFolder, FederationConfig]":
     from .run_folder import LOCK, RunFolder
 
     if not (run_dir / LOCK).is_file():
-        raise ConfigError("is not a run folder (no federation.lock.json)", where=str(run_dir))
+        is_set_up = (run_dir / "federation.toml").is_file()
+        problem = "has not been started" if is_set_up else f"is not a run folder (no {LOCK})"
+        allowed = f"iedn-server start {run_dir}, then this" if is_set_up else "a run folder"
+        raise ConfigError(problem, where=str(run_dir), allowed=allowed)
     config = load_federation(run_dir / "federation.toml")
     return RunFolder(run_dir, config), config
 

@@ -24,10 +24,19 @@ from client import installation
 from client.credentials import authority_fact, federations_fact, key_fact
 from client.doctor import environment_facts, exit_code_of
 from client.identity import create_identity
-from client.installation import device_fact, disk_fact, installation_facts, version_fact
+from client.installation import (
+    device_fact,
+    disk_fact,
+    folder_fact,
+    installation_facts,
+    port_fact,
+    version_fact,
+)
 from client.leaving import what_leaves
 from client.reachability import clock_fact, connection_facts
+from client.session import CLIENT_LOCK
 from iedn import console
+from iedn.files import only_process
 from iedn.modalities import Modality
 from server.certificates import (
     issue_server_certificate,
@@ -425,6 +434,28 @@ def test_disk(tmp_path, monkeypatch, free, status):
     usage = type("Usage", (), {"free": free})
     monkeypatch.setattr(installation.shutil, "disk_usage", lambda _: usage)
     assert disk_fact(tmp_path / "not" / "yet").status == status
+
+
+def test_folder_that_others_may_look_into(tmp_path):
+    home = tmp_path / "home"
+    assert folder_fact(home).status == "ok", "it is made when it is needed"
+    home.mkdir(mode=0o700)
+    assert folder_fact(home).status == "ok"
+    home.chmod(0o755)
+    assert folder_fact(home).status == "warning"
+    assert folder_fact(home).action == f"chmod 700 {home}"
+
+
+def test_port_that_is_free_taken_or_the_sites_own(tmp_path):
+    assert port_fact(tmp_path, unused_port()).status == "ok"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert port_fact(tmp_path, port).exit_code == 3
+        with only_process(tmp_path / CLIENT_LOCK):
+            assert "this site's running client" in port_fact(tmp_path, port).found
+        assert port_fact(tmp_path, port).exit_code == 3
 
 
 def test_site_without_a_coordinator_just_says_so():
