@@ -16,6 +16,7 @@ from iedn.config import PRESETS, GridConfig
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
 from iedn.evaluation.results import summary_of
+from sites.codes import CODES
 from sites.cohort import modality_counts, num_patients
 from sites.config import SiteConfig, find_site, load_site_config
 from sites.dataset import PreparedCohort, examine_cohort, prepare_cohort
@@ -23,6 +24,7 @@ from sites.discovery.layouts import LAYOUTS, discover
 from sites.discovery.manifest import MANIFEST, describe
 from sites.release_log import verify
 from sites.report import cohort_report
+from sites.synthetic import NOTICE
 
 from .check import as_json as report_json
 from .check import renderables, write_overlays
@@ -30,12 +32,15 @@ from .diagnostic import SYNTHETIC
 from .evaluation import evaluate_scans
 from .external import diagnostic_summary, synthesize_cohort
 from .model_file import load_model_file
+from .one_scan import OPTIONS, OneMap, find_scan, synthesize_one
 from .session import RELEASES
+from .synthesis import Synthesizer
 
 app = new_app()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 ModelPath = Annotated[Path, typer.Option("--model", help="A released model file.")]
+Image = Annotated[Path | None, typer.Option(help="One patient: this image.")]
 FlipAverage = Annotated[
     bool, typer.Option("--flip-average", help="Average with the left-right flipped input.")
 ]
@@ -121,30 +126,50 @@ def manifest(
 def synthesize(
     context: typer.Context,
     model: ModelPath,
+    t1: Annotated[Path | None, typer.Option(help="One patient: the T1, grid of the map.")] = None,
+    t2: Image = None,
+    flair: Image = None,
+    adc: Image = None,
+    t1c: Image = None,
+    asl: Image = None,
+    mask: Annotated[Path | None, typer.Option(help="One patient: the brain mask.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="One patient: the scan's folder.")] = None,
+    patient: Annotated[
+        str | None, typer.Option("--id", help="One patient: identifier in the map's path.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: synthetic/ of the site.")] = None,
     flip_average: FlipAverage = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the synthetic CBV map of every scan, with its sidecar and ROI values."""
+    """Write the synthetic CBV map of every scan, or of one patient whose files are named."""
     config: SiteConfig = context.obj.config
     file = load_model_file(model)
-    cohort = _prepared(config, file.grid, as_json=as_json)
-    folder = out or config.folder / SYNTHETIC
-    with showing_progress(as_json=as_json):
-        rows = synthesize_cohort(
-            file.network.to(torch.device(config.device)),
-            cohort,
-            folder,
-            model_hash=file.model_hash,
-            flip_average=flip_average,
-            progress=progress.reporter("synthetic maps"),
+    network = file.network.to(torch.device(config.device))
+    synthesizer = Synthesizer(network, file.model_hash, flip_average)
+    target = out or config.folder / SYNTHETIC
+    given = zip(OPTIONS, (t1, t2, flair, adc, t1c, asl), strict=True)
+    images = {modality: path for modality, path in given if path is not None}
+    if images or mask or folder or patient:
+        made = synthesize_one(
+            synthesizer,
+            find_scan(images, folder, mask),
+            target,
+            grid=file.grid,
+            patient=patient,
+            registration=config.preprocessing.registration,
         )
+        _print_map(made, as_json=as_json)
+        return
+    cohort = _prepared(config, file.grid, as_json=as_json)
+    with showing_progress(as_json=as_json):
+        reporter = progress.reporter("synthetic maps")
+        rows = synthesize_cohort(synthesizer, cohort, target, progress=reporter)
     summary = diagnostic_summary(rows)
     if as_json:
         auc = summary.synthetic_cbv.auc
-        print(json.dumps({"folder": str(folder), "scans": len(rows), "auc": auc and vars(auc)}))
+        print(json.dumps({"folder": str(target), "scans": len(rows), "auc": auc and vars(auc)}))
         return
-    print(f"{len(rows)} scans, research use only: {folder}")
+    print(f"{len(rows)} scans, research use only: {target}")
 
 
 @app.command()
@@ -193,6 +218,19 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
+
+
+def _print_map(made: OneMap, *, as_json: bool) -> None:
+    content, findings = made.sidecar.content(), [vars(f) for f in made.findings]
+    if as_json:
+        print(json.dumps({"map": str(made.path), **content, "findings": findings}, indent=2))
+        return
+    for finding in made.findings:
+        action = CODES[finding.code].action
+        print(f"{finding.code} {finding.modality}: {finding.problem} -> {action}")
+    for name in ("used", "missing"):
+        print(f"inputs {name}: {', '.join(content[f'inputs_{name}']) or 'none'}")
+    print(f"{NOTICE}: {made.path}")
 
 
 def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
