@@ -74,7 +74,8 @@ def check(
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
     with showing_progress(as_json=as_json):
         reporter = progress.reporter("preparing scans")
-        cohort = examine_cohort(config, PRESETS[preset].grid, progress=reporter)
+        grid = PRESETS[preset].grid
+        cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
         pictures = write_overlays(config, cohort, most=overlays)
     report = cohort_report(config, cohort)
     if as_json:
@@ -235,7 +236,8 @@ def _print_map(made: OneMap, *, as_json: bool) -> None:
 
 def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
     with showing_progress(as_json=as_json):
-        return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
+        reporter = progress.reporter("preparing scans")
+        return prepare_cohort(config, grid, progress=reporter, workers=config.workers)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from simulation.engine import run_in_process
 
 SITE = """name = "{name}"
 manifest = "manifest.csv"
+workers = 1
 [policy]
 min_patients = 1
 min_group_sites = 1
