@@ -32,6 +32,7 @@ from sites.reading import Volume, read_mask, read_volume
 
 TEMPLATES = Path("/usr/share/mricron/templates")
 SLAB = 6
+FIRST_SEED = 41
 PACKAGES = ("deepbet", "torch", "numpy", "nibabel")
 
 
@@ -48,13 +49,14 @@ def main() -> None:
 
 def _heads(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, Volume, Volume]]:
     """Name, T1 and reference mask of every head."""
-    for name, site in load_scenario("five-sites").sites.items():
+    sites = load_scenario("five-sites").sites
+    for seed, (name, site) in enumerate(sites.items(), start=FIRST_SEED):
         if site.phantom is None:
             continue
         fewer = {"patients": arguments.scans, "max_visits": 1}
         counts = {"num_scans": None, "num_recurrence": None}
         cohort = site.phantom.model_copy(update=fewer | counts)
-        for record in load_manifest(write_cohort(folder / name, cohort, seed=41)).scans:
+        for record in load_manifest(write_cohort(folder / name, cohort, seed=seed)).scans:
             if arguments.pictures is not None:
                 _draw(arguments.pictures, replace(record, patient_id=f"{name}-{record.patient_id}"))
             yield name, read_volume(record.images[Modality.T1WI]), read_mask(record.brain_mask)

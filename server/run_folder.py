@@ -25,7 +25,13 @@ import safetensors.numpy
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
-from iedn.files import append_line, atomic_write_bytes, atomic_write_tensors
+from iedn.files import (
+    append_line,
+    atomic_write_bytes,
+    atomic_write_tensors,
+    complete_lines,
+    cut_torn_line,
+)
 from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
@@ -67,16 +73,15 @@ class RunFolder:
             except BlockingIOError:
                 problem = "another process is running this run"
                 raise ConfigError(problem, where=str(self.path)) from None
-            self._cut_torn_line()
+            cut_torn_line(self.path / HISTORY)
             yield
 
     def events(self) -> list[Event]:
         """All complete lines of the history; one that is being written is not looked at."""
         path = self.path / HISTORY
         content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
         try:
-            return [json.loads(line) for line in complete.splitlines()]
+            return [json.loads(line) for line in complete_lines(content).splitlines()]
         except ValueError as error:
             raise CheckpointError("the history is damaged", where=str(path)) from error
 
@@ -131,13 +136,6 @@ class RunFolder:
             checkpoint.model_hash,
             int(checkpoint.metadata["round"]),
         )
-
-    def _cut_torn_line(self) -> None:
-        path = self.path / HISTORY
-        content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
-            atomic_write_bytes(path, complete)
 
     def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
         preset = self._config.effective_preset
