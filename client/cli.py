@@ -27,7 +27,7 @@ from sites.report import cohort_report
 from sites.synthetic import NOTICE
 
 from .check import as_json as report_json
-from .check import renderables, write_overlays
+from .check import renderables, write_overlays, write_picture
 from .diagnostic import SYNTHETIC
 from .evaluation import evaluate_scans
 from .external import diagnostic_summary, synthesize_cohort
@@ -138,6 +138,9 @@ def synthesize(
     patient: Annotated[
         str | None, typer.Option("--id", help="One patient: identifier in the map's path.")
     ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="One patient: draw the mask on the images.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Default: synthetic/ of the site.")] = None,
     flip_average: FlipAverage = False,
     as_json: AsJson = False,
@@ -150,7 +153,7 @@ def synthesize(
     target = out or config.folder / SYNTHETIC
     given = zip(OPTIONS, (t1, t2, flair, adc, t1c, asl), strict=True)
     images = {modality: path for modality, path in given if path is not None}
-    if images or mask or folder or patient:
+    if images or mask or folder or patient or picture:
         made = synthesize_one(
             synthesizer,
             find_scan(images, folder, mask),
@@ -159,7 +162,7 @@ def synthesize(
             patient=patient,
             registration=config.preprocessing.registration,
         )
-        _print_map(made, as_json=as_json)
+        _print_map(made, write_picture(made) if picture else None, as_json=as_json)
         return
     cohort = _prepared(config, file.grid, as_json=as_json)
     with showing_progress(as_json=as_json):
@@ -221,10 +224,11 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
 
 
-def _print_map(made: OneMap, *, as_json: bool) -> None:
+def _print_map(made: OneMap, picture: Path | None, *, as_json: bool) -> None:
     content, findings = made.sidecar.content(), [vars(f) for f in made.findings]
     if as_json:
-        print(json.dumps({"map": str(made.path), **content, "findings": findings}, indent=2))
+        places = {"map": str(made.path), "picture": picture and str(picture)}
+        print(json.dumps({**places, **content, "findings": findings}, indent=2))
         return
     for finding in made.findings:
         action = CODES[finding.code].action
@@ -232,6 +236,8 @@ def _print_map(made: OneMap, *, as_json: bool) -> None:
     for name in ("used", "missing"):
         print(f"inputs {name}: {', '.join(content[f'inputs_{name}']) or 'none'}")
     print(f"{NOTICE}: {made.path}")
+    if picture is not None:
+        print(f"to look at (it shows a patient): {picture}")
 
 
 def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:

@@ -29,6 +29,8 @@ from .synthesis import Synthesizer, write_map
 
 ONLY_SCAN = "scan-1"
 """Scan id where no folder's name gives one."""
+FILES = "files"
+"""Stands for a patient until there is a name (see ``synthesize_one``)."""
 OPTIONS = {
     Modality.T1WI: "--t1",
     Modality.T2WI: "--t2",
@@ -48,11 +50,15 @@ class OneMap:
         path: the map; the sidecar is beside it.
         sidecar: its content.
         findings: about the scan, gravest first.
+        record: the scan, under the identifiers of the map.
+        scan: its arrays.
     """
 
     path: Path
     sidecar: Sidecar
     findings: tuple[Finding, ...]
+    record: ScanRecord
+    scan: PreparedScan
 
 
 def find_scan(images: Mapping[Modality, Path], folder: Path | None, mask: Path | None) -> Discovery:
@@ -64,7 +70,7 @@ def find_scan(images: Mapping[Modality, Path], folder: Path | None, mask: Path |
         mask: brain mask; goes before the folder's own.
 
     Returns:
-        One record and findings. The record's identifiers are the folders' names; empty for files.
+        One record and findings. The record's identifiers are the folders' names, if there are.
 
     Raises:
         ConfigError: options that do not go together, or a file or folder that is not there.
@@ -130,7 +136,7 @@ def synthesize_one(
     except OSError as error:
         problem = f"the map cannot be written there: {error.strerror}"
         raise ConfigError(problem, where=str(out), allowed="a folder of yours") from error
-    return OneMap(path, sidecar, findings)
+    return OneMap(path, sidecar, findings, record, scan)
 
 
 def _from_files(images: Mapping[Modality, Path]) -> Discovery:
@@ -139,7 +145,7 @@ def _from_files(images: Mapping[Modality, Path]) -> Discovery:
         problem = "no T1: it is the grid of the map"
         raise ConfigError(problem, where=OPTIONS[Modality.T1WI], allowed="a NIfTI file")
     others: dict[Modality, Path] = {m: p for m, p in images.items() if m is not Modality.ASL}
-    record = ScanRecord(patient_id="", scan_id="", images=others)
+    record = ScanRecord(patient_id=FILES, scan_id=ONLY_SCAN, images=others)
     asl = images.get(Modality.ASL)
     if asl is None:
         return Discovery((record,), ())

@@ -61,7 +61,7 @@ def estimate_brain_mask(t1: Volume) -> Volume:
     inside = np.asarray(mask.dataobj).T > 0
     if not inside.any():
         raise ScanError("E211", f"none given, and {PACKAGE} finds no brain in the T1; draw one")
-    problem = f"made from the T1 by {estimator()}, which knows healthy adults; look at the overlay"
+    problem = f"made from the T1 by {estimator()}, which knows healthy adults"
     array = np.ascontiguousarray(inside, dtype=np.float32)
     return replace(t1, array=array, warnings=(Finding("W212", problem),))
 
@@ -72,7 +72,7 @@ def _extractor() -> Any:
     try:
         from deepbet.bet import BrainExtraction
     except ImportError as error:
-        problem = f"missing; name one in the manifest, or let {PACKAGE} make it: {INSTALL}"
+        problem = f"missing; give one, or let {PACKAGE} make it: {INSTALL}"
         raise ScanError("E211", problem) from error
     with warnings.catch_warnings():
         # torch.jit.load, which it uses, is deprecated in torch 2.13 and works.

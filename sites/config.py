@@ -21,6 +21,7 @@ RegistrationMode = Literal["auto", "off"]
 SITE_FILE = "site.toml"
 SITES_VARIABLE = "IEDN_SITES"
 WORKER_BYTES = 2**31
+"""What one scan at a time may take: deepbet, where a mask has to be made, needs most of it."""
 MOST_WORKERS = 4
 
 

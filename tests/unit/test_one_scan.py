@@ -197,6 +197,15 @@ def test_a_map_is_not_named_after_a_person(place, synthesize):
     assert b"SURNAME" not in path.with_name("visit-1_synthetic-cbv.json").read_bytes()
 
 
+def test_a_picture_is_drawn_beside_the_map(place, synthesize):
+    words = [*files(place, **T1_AND_MASK), "--id", "sub-0042"]
+    code, out, _ = synthesize(*words, "--picture", "--json")
+    assert code == 0
+    picture = Path(json.loads(out)["picture"])
+    assert picture == place / "synthetic" / "sub-0042" / "scan-1_inputs.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_modality_has_its_option():
     assert set(OPTIONS) == set(Modality)
 
@@ -205,7 +214,8 @@ def test_every_modality_has_its_option():
     ("names", "more", "code", "said"),
     [
         ({"t2": "T2WI.nii.gz", "mask": "brain_mask.nii.gz"}, (), 3, "--t1: no T1"),
-        ({"t1": "T1WI.nii.gz"}, (), 4, "E211"),
+        ({"t1": "T1WI.nii.gz"}, (), 4, "E211 files/scan-1 brain_mask"),
+        ({}, ("--picture",), 3, "--t1"),
         ({"t1": "none.nii.gz"}, (), 3, "no such file"),
         (T1_AND_MASK | {"flair": "none.nii.gz"}, (), 3, "--flair"),
         (T1_AND_MASK, ("--folder", "x"), 3, "--folder and --t1"),
