@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from iedn.config import GridConfig
     from sites.dataset import PreparedCohort
 
+    from .one_scan import OneMap
+
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
 # commands around keys and connections answer at once.
 
@@ -30,6 +32,7 @@ app = new_app(invoke_without_command=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 ModelPath = Annotated[Path, typer.Option("--model", help="A released model file.")]
+Image = Annotated[Path | None, typer.Option(help="One patient: this image.")]
 FlipAverage = Annotated[
     bool, typer.Option("--flip-average", help="Average with the left-right flipped input.")
 ]
@@ -110,7 +113,8 @@ def check(
     try:
         with showing_progress(as_json=as_json):
             reporter = progress.reporter("preparing scans")
-            cohort = examine_cohort(config, PRESETS[preset].grid, progress=reporter)
+            grid = PRESETS[preset].grid
+            cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
             pictures = write_overlays(config, cohort, most=overlays)
     except CohortError as error:
         if as_json:
@@ -170,36 +174,62 @@ def manifest(
 def synthesize(
     context: typer.Context,
     model: ModelPath,
+    t1: Annotated[Path | None, typer.Option(help="One patient: the T1, grid of the map.")] = None,
+    t2: Image = None,
+    flair: Image = None,
+    adc: Image = None,
+    t1c: Image = None,
+    asl: Image = None,
+    mask: Annotated[Path | None, typer.Option(help="One patient: the brain mask.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="One patient: the scan's folder.")] = None,
+    patient: Annotated[
+        str | None, typer.Option("--id", help="One patient: identifier in the map's path.")
+    ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="One patient: draw the mask on the images.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Default: synthetic/ of the site.")] = None,
     flip_average: FlipAverage = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the synthetic CBV map of every scan, with its sidecar and ROI values."""
+    """Write the synthetic CBV map of every scan, or of one patient whose files are named."""
     import torch
 
+    from .check import write_picture
     from .diagnostic import SYNTHETIC
     from .external import diagnostic_summary, synthesize_cohort
     from .model_file import load_model_file
+    from .one_scan import OPTIONS, find_scan, synthesize_one
+    from .synthesis import Synthesizer
 
     config: SiteConfig = context.obj.config
     file = load_model_file(model)
-    cohort = _prepared(config, file.grid, as_json=as_json)
-    folder = out or config.folder / SYNTHETIC
-    with showing_progress(as_json=as_json):
-        rows = synthesize_cohort(
-            file.network.to(torch.device(config.device)),
-            cohort,
-            folder,
-            model_hash=file.model_hash,
-            flip_average=flip_average,
-            progress=progress.reporter("synthetic maps"),
+    network = file.network.to(torch.device(config.device))
+    synthesizer = Synthesizer(network, file.model_hash, flip_average)
+    target = out or config.folder / SYNTHETIC
+    given = zip(OPTIONS, (t1, t2, flair, adc, t1c, asl), strict=True)
+    images = {modality: path for modality, path in given if path is not None}
+    if images or mask or folder or patient or picture:
+        made = synthesize_one(
+            synthesizer,
+            find_scan(images, folder, mask),
+            target,
+            grid=file.grid,
+            patient=patient,
+            registration=config.preprocessing.registration,
         )
+        _print_map(made, write_picture(made) if picture else None, as_json=as_json)
+        return
+    cohort = _prepared(config, file.grid, as_json=as_json)
+    with showing_progress(as_json=as_json):
+        reporter = progress.reporter("synthetic maps")
+        rows = synthesize_cohort(synthesizer, cohort, target, progress=reporter)
     summary = diagnostic_summary(rows)
     if as_json:
         auc = summary.synthetic_cbv.auc
-        print(json.dumps({"folder": str(folder), "scans": len(rows), "auc": auc and vars(auc)}))
+        print(json.dumps({"folder": str(target), "scans": len(rows), "auc": auc and vars(auc)}))
         return
-    print(f"{len(rows)} scans, research use only: {folder}")
+    print(f"{len(rows)} scans, research use only: {target}")
 
 
 @app.command()
@@ -267,11 +297,31 @@ def _print_parts(parts: "Iterable[RenderableType]") -> None:
         console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
 
 
+def _print_map(made: "OneMap", picture: Path | None, *, as_json: bool) -> None:
+    from sites.codes import CODES
+    from sites.synthetic import NOTICE
+
+    content, findings = made.sidecar.content(), [vars(f) for f in made.findings]
+    if as_json:
+        places = {"map": str(made.path), "picture": picture and str(picture)}
+        print(json.dumps({**places, **content, "findings": findings}, indent=2))
+        return
+    for finding in made.findings:
+        action = CODES[finding.code].action
+        print(f"{finding.code} {finding.modality}: {finding.problem} -> {action}")
+    for name in ("used", "missing"):
+        print(f"inputs {name}: {', '.join(content[f'inputs_{name}']) or 'none'}")
+    print(f"{NOTICE}: {made.path}")
+    if picture is not None:
+        print(f"to look at (it shows a patient): {picture}")
+
+
 def _prepared(config: SiteConfig, grid: "GridConfig", *, as_json: bool) -> "PreparedCohort":
     from sites.dataset import prepare_cohort
 
     with showing_progress(as_json=as_json):
-        return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
+        reporter = progress.reporter("preparing scans")
+        return prepare_cohort(config, grid, progress=reporter, workers=config.workers)
 
 
 def main() -> None:

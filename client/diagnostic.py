@@ -11,6 +11,7 @@ from iedn.protocol.records import Groups
 
 from .external import DiagnosticSummary, DiagnosticValue, diagnostic_summary, synthesize_cohort
 from .session import SiteSession
+from .synthesis import Synthesizer
 from .training import network_from
 
 SYNTHETIC = "synthetic"
@@ -24,12 +25,11 @@ def answer_diagnostic(
     Raises:
         PolicyError: the policy does not allow it, or too few patients.
     """
+    network = network_from(groups, request.network).to(torch.device(session.config.device))
     rows = synthesize_cohort(
-        network_from(groups, request.network).to(torch.device(session.config.device)),
+        Synthesizer(network, request.base_hash, request.flip_average),
         session.cohort(request.grid),
         session.config.folder / SYNTHETIC,
-        model_hash=request.base_hash,
-        flip_average=request.flip_average,
         progress=progress.reporter(f"{session.config.name}: synthetic maps"),
     )
     summary = diagnostic_summary(rows)

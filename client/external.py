@@ -21,14 +21,13 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from iedn.evaluation.statistics import Estimate, auc_interval
 from iedn.files import atomic_write_bytes
-from iedn.inference import synthesize
-from iedn.modalities import Modality, in_order
-from iedn.model import Network
+from iedn.modalities import Modality
 from sites.cohort import Label, ScanRecord
-from sites.dataset import PreparedCohort, as_sample
-from sites.preprocessing import Frame, PreparedScan, to_patient_grid
+from sites.dataset import PreparedCohort
+from sites.preprocessing import Frame, PreparedScan
 from sites.reading import BoolArray, FloatArray
-from sites.synthetic import Sidecar, write_synthetic
+
+from .synthesis import Synthesizer, write_map
 
 RoiSource = Literal["lesion_mask", "reader_roi", "automatic"]
 
@@ -105,22 +104,18 @@ class DiagnosticSummary:
 
 
 def synthesize_cohort(
-    model: Network,
+    synthesizer: Synthesizer,
     prepared: PreparedCohort,
     out_folder: Path,
     *,
-    model_hash: str,
-    flip_average: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[RoiRow]:
     """Write the synthetic map of every scan, and the ROI values of all.
 
     Args:
-        model: computes on the device it is on.
+        synthesizer: the model.
         prepared: the site's scans; all of them are used.
         out_folder: gets a folder a patient with the maps, and ``roi_values.csv``.
-        model_hash: SHA-256 of the model's tensors, for the sidecars.
-        flip_average: see ``iedn.inference.synthesize``.
         progress: called with (done, total) after every scan.
 
     Returns:
@@ -129,9 +124,10 @@ def synthesize_cohort(
     rows = []
     for index, record in enumerate(prepared.records):
         scan = prepared.all.prepared(index)
-        if inputs := _inputs(model, scan):
-            cbv = _synthetic_cbv(model, scan, flip_average=flip_average)
-            _write_map(out_folder, record, scan, cbv, _sidecar(scan, inputs, model_hash))
+        if synthesizer.inputs(scan):
+            cbv = synthesizer.cbv(scan)
+            sidecar = synthesizer.sidecar(scan, (*scan.warnings, *scan.refused))
+            write_map(out_folder, record, scan, cbv, sidecar)
             rows.append(measure(record, scan, cbv))
         else:
             rows.append(_empty_row(record, NO_INPUT))
@@ -208,30 +204,6 @@ def _diagnostic_value(rows: Sequence[RoiRow], values: Sequence[float | None]) ->
         num_treatment_response=len(pairs) - num_recurrence,
         num_patients=len({row.patient_id for row, _ in pairs}),
     )
-
-
-def _inputs(model: Network, scan: PreparedScan) -> tuple[Modality, ...]:
-    """The scan's modalities that the network reads; none if it cannot do with these."""
-    known = in_order(set(scan.images) & set(model.config.modalities))
-    return known if model.accepts_missing or known == model.config.modalities else ()
-
-
-def _synthetic_cbv(model: Network, scan: PreparedScan, *, flip_average: bool) -> FloatArray:
-    device = next(model.parameters()).device
-    result = synthesize(model, as_sample(scan), flip_average=flip_average, device=device)
-    return np.asarray(result.cbv[0].numpy(), dtype=np.float32)
-
-
-def _write_map(
-    folder: Path, record: ScanRecord, scan: PreparedScan, cbv: FloatArray, sidecar: Sidecar
-) -> None:
-    on_patient = to_patient_grid(cbv, scan.geometry)
-    write_synthetic(folder, record, on_patient, scan.geometry.file_affine, sidecar)
-
-
-def _sidecar(scan: PreparedScan, inputs: tuple[Modality, ...], model_hash: str) -> Sidecar:
-    findings = (f"{f.code} {f.modality}" for f in (*scan.warnings, *scan.refused))
-    return Sidecar(model_hash, inputs, tuple(dict.fromkeys(findings)))
 
 
 def _region(

@@ -58,7 +58,8 @@ class SiteSession:
 
     def _prepare(self, grid: GridConfig) -> PreparedCohort:
         reporter = progress.reporter(f"{self.config.name}: preparing scans")
-        cohort = prepare_cohort(self.config, grid, progress=reporter)
+        config = self.config
+        cohort = prepare_cohort(config, grid, progress=reporter, workers=config.workers)
         for entry in cohort.quarantined:
             _log.warning("%s: %s", self.config.name, entry)
         return cohort

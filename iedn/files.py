@@ -81,6 +81,19 @@ def append_line(path: Path | str, line: str) -> None:
         _flush_folder(path.parent)
 
 
+def cut_torn_line(path: Path) -> None:
+    """Remove what a process killed while appending has left of its last line; durable."""
+    content = path.read_bytes() if path.exists() else b""
+    complete = complete_lines(content)
+    if complete != content:
+        atomic_write_bytes(path, complete)
+
+
+def complete_lines(content: bytes) -> bytes:
+    """The content up to its last line feed: without a line that is being written."""
+    return content[: content.rfind(b"\n") + 1]
+
+
 def _line_feed_if_torn(stream: BinaryIO) -> bytes:
     if stream.seek(0, os.SEEK_END) == 0:
         return b""

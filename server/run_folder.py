@@ -28,6 +28,8 @@ from iedn.files import (
     append_line,
     atomic_write_bytes,
     atomic_write_tensors,
+    complete_lines,
+    cut_torn_line,
     only_process,
 )
 from iedn.parameters import by_group, flatten, state_hash
@@ -68,16 +70,15 @@ class RunFolder:
         with only_process(self.path / ".exclusive") as is_ours:
             if not is_ours:
                 raise ConfigError("another process is running this run", where=str(self.path))
-            self._cut_torn_line()
+            cut_torn_line(self.path / HISTORY)
             yield
 
     def events(self) -> list[Event]:
         """All complete lines of the history; one that is being written is not looked at."""
         path = self.path / HISTORY
         content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
         try:
-            return [json.loads(line) for line in complete.splitlines()]
+            return [json.loads(line) for line in complete_lines(content).splitlines()]
         except ValueError as error:
             raise CheckpointError("the history is damaged", where=str(path)) from error
 
@@ -132,13 +133,6 @@ class RunFolder:
             checkpoint.model_hash,
             int(checkpoint.metadata["round"]),
         )
-
-    def _cut_torn_line(self) -> None:
-        path = self.path / HISTORY
-        content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
-            atomic_write_bytes(path, complete)
 
     def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
         preset = self._config.effective_preset

@@ -127,6 +127,7 @@ def _site(name: str, site: ScenarioSite, manifest: Path, cache: Path) -> dict[st
         "role": site.role,
         "manifest": str(manifest.absolute()),
         "cache": str(cache),
+        "workers": 1,  # several sites prepare at once already
         "policy": _SIMULATION_POLICY,
         "split": site.split.model_dump(mode="json"),
     }

@@ -29,11 +29,20 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 SITE_FILE = "site.toml"
 SITES_VARIABLE = "IEDN_SITES"
+WORKER_BYTES = 2**31
+"""What one scan at a time may take: deepbet, where a mask has to be made, needs most of it."""
+MOST_WORKERS = 4
 
 
 def _from_folder(path: Path, context: ValidationInfo) -> Path:
     folder = (context.context or {}).get("folder", Path())
     return Path(folder) / path.expanduser()
+
+
+def default_workers() -> int:
+    """Scans to prepare at a time: a processor and 2 GiB of memory each, 4 at the most."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), pages // WORKER_BYTES, MOST_WORKERS))
 
 
 SitePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -125,6 +134,7 @@ class SiteConfig(FrozenModel):
         cache: preprocessed scans; may be deleted at any time.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
+        workers: scans that are prepared at a time; changes no result.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -134,6 +144,7 @@ class SiteConfig(FrozenModel):
     cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
+    workers: int = Field(default_factory=default_workers, ge=1, le=64)
     policy: PolicyConfig = PolicyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()

@@ -20,6 +20,7 @@ from client.external import (
     mirrored,
     synthesize_cohort,
 )
+from client.synthesis import Synthesizer
 from iedn.config import GridConfig, NetworkConfig
 from iedn.inference import synthesize
 from iedn.modalities import Modality
@@ -84,7 +85,7 @@ def network(*modalities: Modality, architecture: str = "iedn"):
 def test_every_scan_gets_a_map_on_its_own_grid_and_a_sidecar(prepared, tmp_path):
     model, seen = network(*Modality), []
     rows = synthesize_cohort(
-        model, prepared, tmp_path, model_hash=HASH, progress=lambda *done: seen.append(done)
+        Synthesizer(model, HASH), prepared, tmp_path, progress=lambda *done: seen.append(done)
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert [(r.patient_id, r.label) for r in rows] == [
@@ -104,12 +105,13 @@ def test_every_scan_gets_a_map_on_its_own_grid_and_a_sidecar(prepared, tmp_path)
     assert sidecar["notice"] == NOTICE == "SYNTHETIC CBV MAP - research use only, not for diagnosis"
     assert sidecar["model_hash"] == HASH
     assert sidecar["inputs_used"] == ["T1WI"]
+    assert sidecar["inputs_missing"] == ["T2WI", "FLAIR", "ADC", "T1_C", "ASL"]
     assert "brain mean = 1.0" in sidecar["units"]
     assert sidecar["software"].startswith("iedn ")
 
 
 def test_roi_values_stay_in_a_local_table(prepared, tmp_path):
-    rows = synthesize_cohort(network(*Modality), prepared, tmp_path, model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(network(*Modality), HASH), prepared, tmp_path)
     with (tmp_path / "roi_values.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [r["patient_id"] for r in table] == ["sub-0001", "sub-0002", "sub-0003"]
@@ -121,16 +123,16 @@ def test_roi_values_stay_in_a_local_table(prepared, tmp_path):
 
 def test_a_network_that_cannot_read_a_scan_leaves_it_out(prepared, tmp_path):
     only_asl = network(ASL)
-    rows = synthesize_cohort(only_asl, prepared, tmp_path / "a", model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(only_asl, HASH), prepared, tmp_path / "a")
     assert [r.flags == ("no-input",) for r in rows] == [False, True, False]
     assert not (tmp_path / "a" / "sub-0002").exists()
     baseline = network(T1, ASL, architecture="encoder-decoder")
-    rows = synthesize_cohort(baseline, prepared, tmp_path / "b", model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(baseline, HASH), prepared, tmp_path / "b")
     assert [r.flags == ("no-input",) for r in rows] == [False, True, False]
 
 
 def test_nothing_of_the_hospitals_header_is_in_a_map(prepared, tmp_path):
-    synthesize_cohort(network(*Modality), prepared, tmp_path, model_hash=HASH)
+    synthesize_cohort(Synthesizer(network(*Modality), HASH), prepared, tmp_path)
     path = tmp_path / "sub-0001" / "ses-01_synthetic-cbv.nii.gz"
     content = path.read_bytes()
     assert content[3] == 0  # gzip flags: no file name, no comment
@@ -153,12 +155,22 @@ def test_a_map_never_stands_without_its_sidecar(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
+    write = synthetic.atomic_write_bytes
     monkeypatch.setattr(synthetic, "_nifti_gz", full)
     other = ScanRecord("sub-0002", "ses-01", {})
     with pytest.raises(OSError, match="no space"):
         write_synthetic(tmp_path, other, array, AFFINE, sidecar)
-    assert not map_path(tmp_path, other).exists()
-    assert map_path(tmp_path, other).with_name("ses-01_synthetic-cbv.json").exists()
+    assert not map_path(tmp_path, other).parent.exists()
+
+    # The disk is full after the sidecar: the earlier map, made by another model, must be gone.
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        synthetic, "atomic_write_bytes", lambda p, c: full() if p == path else write(p, c)
+    )
+    with pytest.raises(OSError, match="no space"):
+        write_synthetic(tmp_path, record, array, AFFINE, Sidecar("cd" * 32, (T1,)))
+    assert [p.name for p in path.parent.iterdir()] == ["ses-01_synthetic-cbv.json"]
+    assert "cdcd" in path.with_name("ses-01_synthetic-cbv.json").read_text()
 
 
 def box_scan(regions: dict[str, np.ndarray], asl: np.ndarray | None = None) -> PreparedScan:
@@ -301,7 +313,7 @@ def test_one_class_alone_has_no_area():
 def test_the_model_is_left_as_it_was(prepared, tmp_path):
     model = network(*Modality).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    synthesize_cohort(model, prepared, tmp_path, model_hash=HASH)
+    synthesize_cohort(Synthesizer(model, HASH), prepared, tmp_path)
     assert model.training
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
