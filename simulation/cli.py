@@ -82,6 +82,44 @@ def run(
 
 
 @app.command()
+def table2(
+    preset: Annotated[
+        str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
+    ] = "default",
+    out: Annotated[Path | None, typer.Option(help="Default: runs/table2-PRESET.")] = None,
+    combinations: Annotated[str, typer.Option(help="paper, all, or some: ASL,T1WI+ASL,…")] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every model; default: the scenario's.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
+    ] = None,
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's Table 2 on a phantom; the same command goes on after any stop."""
+    from .table2 import TableRequest, make_table2
+    from .table2_page import as_json as table_json
+    from .table2_page import markdown, write_table2
+
+    config = load_scenario(f"table2-{preset}" if preset in ("default", "hard") else preset)
+    folder = out or Path("runs") / config.name
+    request = TableRequest(combinations, steps, cohorts or folder.parent / "cohorts", workers)
+    with showing_progress(as_json=as_json):
+        scores, facts = make_table2(config, folder, request)
+    for place in (folder, *(() if results is None else (results,))):
+        written = write_table2(place, scores, facts)
+    if as_json:
+        print(json.dumps(table_json(scores, facts), indent=2))
+        return
+    print(markdown(scores, facts))
+    print("\n".join(str(path) for path in written))
+
+
+@app.command()
 def scenarios(as_json: AsJson = False) -> None:
     """List the scenarios that come with the package."""
     found = {name: load_scenario(name).description for name in shipped_scenarios()}

@@ -111,7 +111,7 @@ def test_plain_progress_says_the_end_and_is_quiet_in_between(capsys):
     end()
     progress.report("scans", 1, 5)
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["scans: 3/5", "scans: 5/5"]
+    assert lines == ["scans: 3/5, 6 s left", "scans: 5/5"]
 
 
 def test_json_progress_is_one_object_a_line(capsys):
