@@ -27,6 +27,9 @@ Layout = Literal["manifest", "bids"]
 _SIMULATION_POLICY = {
     "min_patients": 1,
     "min_group_sites": 1,
+    "min_class_patients": 1,
+    "min_cell": 1,
+    "review": False,
     "releases": ["update", "metrics", "diagnostic"],
 }
 
