@@ -23,7 +23,7 @@ from .estimates import (
     patient_numbers,
     z_comparison,
 )
-from .proportions import wilson_bounds
+from .wilson import wilson_bounds
 
 ROUNDING = 1e-12
 
@@ -55,9 +55,13 @@ def auc_interval(
         area = float(placements(positive, negative)[0].mean())
         return Estimate(area, *wilson_bounds(area, smaller, level=level))
     areas, covariance = auc_covariance(labels, [scores], patients=patients)
-    area, variance = float(areas[0]), float(covariance[0, 0])
-    if variance <= 0:
-        return Estimate(area, *wilson_bounds(area, smaller, level=level))
+    return interval_of_area(float(areas[0]), float(covariance[0, 0]), smaller, level=level)
+
+
+def interval_of_area(area: float, variance: float, smaller_class: int, *, level: float) -> Estimate:
+    """Interval on the logit scale; without variance Wilson's, of the smaller class."""
+    if variance <= 0 or not 0 < area < 1:
+        return Estimate(area, *wilson_bounds(area, smaller_class, level=level))
     logit = math.log(area / (1 - area))
     half = normal_quantile(level) * math.sqrt(variance) / (area * (1 - area))
     return Estimate(area, _logistic(logit - half), _logistic(logit + half))

@@ -108,6 +108,13 @@ def bootstrap_t(
     )
 
 
+def ratio_mean_error(values: Floats, numbers: Integers) -> float:
+    """Linearised standard error of the mean over rows, between patients (see ``bootstrap_t``)."""
+    sums: Floats = np.bincount(numbers, values).astype(np.float64)
+    counts: Floats = np.bincount(numbers).astype(np.float64)
+    return float(_mean_and_error(sums[None], counts[None])[1][0])
+
+
 def _mean_and_error(sums: Floats, counts: Floats) -> tuple[Floats, Floats]:
     """Ratio mean and its standard error, of each row (samples, patients)."""
     patients, total = sums.shape[1], counts.sum(axis=1)

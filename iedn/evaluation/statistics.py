@@ -16,26 +16,39 @@ from .auc import (
 from .bootstrap import patient_bootstrap
 from .estimates import Comparison, Estimate
 from .hanley_mcneil import hanley_mcneil_from_areas, hanley_mcneil_test
+from .methods import BlandAltman, bland_altman, concordance
 from .paired import holm, paired_comparison, paired_comparisons
-from .proportions import wilson_interval
+from .proportions import OperatingPoint, operating_point, youden_threshold
+from .stratified import SiteAreas, site_areas, stratified_areas, stratified_difference
+from .wilson import wilson_interval
 
 __all__ = [
+    "BlandAltman",
     "Comparison",
     "Estimate",
+    "OperatingPoint",
+    "SiteAreas",
     "auc_covariance",
     "auc_interval",
+    "bland_altman",
     "cohen_kappa",
+    "concordance",
     "delong_test",
     "delong_variance",
     "hanley_mcneil_from_areas",
     "hanley_mcneil_test",
     "holm",
     "icc_2_1",
+    "operating_point",
     "paired_comparison",
     "paired_comparisons",
     "patient_bootstrap",
     "placements",
     "r_wg",
+    "site_areas",
     "split_scores",
+    "stratified_areas",
+    "stratified_difference",
     "wilson_interval",
+    "youden_threshold",
 ]
