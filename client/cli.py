@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from iedn import progress
-from iedn.config import PRESETS, GridConfig
+from iedn.config import PRESETS
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
-from iedn.evaluation.results import summary_of
 from sites.cohort import modality_counts, num_patients
 from sites.config import SiteConfig, find_site, load_site_config
-from sites.dataset import PreparedCohort, examine_cohort, prepare_cohort
+from sites.dataset import examine_cohort
 from sites.discovery.layouts import LAYOUTS, discover
 from sites.discovery.manifest import MANIFEST, describe
 from sites.release_log import verify
@@ -27,8 +26,17 @@ from sites.report import cohort_report
 from .check import as_json as report_json
 from .check import renderables, write_overlays
 from .diagnostic import SYNTHETIC
-from .evaluation import evaluate_scans
-from .external import diagnostic_summary, synthesize_cohort
+from .evaluate_command import (
+    Against,
+    CbvOptions,
+    LabelOptions,
+    evaluate_combinations,
+    evaluate_labels,
+    evaluate_split,
+    prepared,
+)
+from .evaluation import NO_CBV
+from .external import synthesize_cohort
 from .model_file import load_model_file
 from .session import RELEASES
 
@@ -128,7 +136,7 @@ def synthesize(
     """Write the synthetic CBV map of every scan, with its sidecar and ROI values."""
     config: SiteConfig = context.obj.config
     file = load_model_file(model)
-    cohort = _prepared(config, file.grid, as_json=as_json)
+    cohort = prepared(config, file.grid, as_json=as_json)
     folder = out or config.folder / SYNTHETIC
     with showing_progress(as_json=as_json):
         rows = synthesize_cohort(
@@ -139,10 +147,8 @@ def synthesize(
             flip_average=flip_average,
             progress=progress.reporter("synthetic maps"),
         )
-    summary = diagnostic_summary(rows)
     if as_json:
-        auc = summary.synthetic_cbv.auc
-        print(json.dumps({"folder": str(folder), "scans": len(rows), "auc": auc and vars(auc)}))
+        print(json.dumps({"folder": str(folder), "scans": len(rows)}))
         return
     print(f"{len(rows)} scans, research use only: {folder}")
 
@@ -151,33 +157,46 @@ def synthesize(
 def evaluate(
     context: typer.Context,
     model: ModelPath,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    against: Annotated[
+        Against | None,
+        typer.Option(help="cbv: measured maps; labels: outcomes. Default: by the site's role."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="validation or test; default test.")] = None,
+    combinations: Annotated[
+        str | None, typer.Option(help="Inputs to compare: paper, all, or some: ASL,T1WI+ASL,…")
+    ] = None,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of encoder-decoders, one a combination.")
+    ] = None,
+    readers: Annotated[
+        Path | None, typer.Option(help="Reader study; default readers.csv of the site's folder.")
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Let the numbers shown leave when asked for.")
+    ] = False,
     flip_average: FlipAverage = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare synthetic with measured CBV on held-out patients; nothing leaves."""
+    """Measure what the maps are worth: against measured CBV, or against outcomes.
+
+    Nothing leaves by this command. At an evaluating site it shows what would leave, and with
+    --approve exactly those numbers may be sent when the coordinator asks for this model.
+    """
     config: SiteConfig = context.obj.config
-    if config.role == "evaluate":
-        raise PolicyError("an evaluating site has no measured CBV: SSIM and PSNR are refused")
-    if split not in ("validation", "test"):
-        raise ConfigError(f"no split {split!r}", where="--split", allowed="validation, test")
-    file = load_model_file(model)
-    cohort = _prepared(config, file.grid, as_json=as_json)
-    dataset = cohort.validation if split == "validation" else cohort.test
-    with showing_progress(as_json=as_json):
-        rows = evaluate_scans(
-            file.network,
-            dataset,
-            task="evaluating",
-            flip_average=flip_average,
-            device=torch.device(config.device),
-        )
-    summary = summary_of(rows)
-    if as_json:
-        print(json.dumps({"split": split, "scans": len(rows), **summary}, indent=2))
+    kind = against or ("labels" if config.role == "evaluate" and not combinations else "cbv")
+    if kind == "labels":
+        print(evaluate_labels(config, model, LabelOptions(readers, approve, flip_average, as_json)))
         return
-    for name in ("psnr_db", "ssim_percent", "mae"):
-        print(f"{name:14} {summary[f'{name}_mean']:.4f}  (mean of {len(rows)} {split} scans)")
+    if config.role == "evaluate":
+        raise PolicyError(NO_CBV)
+    part = split or "test"
+    if part not in ("validation", "test"):
+        raise ConfigError(f"no split {part!r}", where="--split", allowed="validation, test")
+    options = CbvOptions(part, baselines, flip_average, as_json)
+    if combinations is None:
+        print(evaluate_split(config, model, options))
+    else:
+        print(evaluate_combinations(config, model, combinations, options))
 
 
 @app.command()
@@ -193,11 +212,6 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
-
-
-def _prepared(config: SiteConfig, grid: GridConfig, *, as_json: bool) -> PreparedCohort:
-    with showing_progress(as_json=as_json):
-        return prepare_cohort(config, grid, progress=progress.reporter("preparing scans"))
 
 
 def main() -> None:

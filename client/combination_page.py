@@ -1,7 +1,8 @@
 """The combinations table as Markdown, for a site's own eyes and for the phantom's results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from iedn.config import Architecture
 from iedn.evaluation.combination_table import (
     ARCHITECTURES,
     METRICS,
@@ -22,8 +23,8 @@ HEADINGS: dict[Metric, str] = {
 DIGITS: dict[Metric, int] = {"ssim_percent": 2, "psnr_db": 2, "lesion_error": 3}
 NOTE = (
     "Mean ± SD (n - 1), median [quartiles] over the same held-out scans. Difference: IEDN - "
-    "encoder-decoder, mean over scans, with 95 % interval and p from resampling patients; p Holm is "
-    "corrected for all combinations of the metric. Paired t: as in the paper, over scans, which "
+    "encoder-decoder, mean over scans, with 95 % interval and p from resampling patients; p Holm "
+    "is corrected for all combinations of the metric. Paired t: as in the paper, over scans, which "
     "takes scans of one patient as independent. SSIM and PSNR in the box around the brain, 3D "
     "uniform window of 7 (less where the box is thinner), population covariance, data range 1.0 "
     "with the brain mean at 0.25. Lesion rCBV: lesion mean / mean of its mirror image; error "
@@ -74,7 +75,9 @@ def _difference(found: Difference | None, metric: Metric) -> list[str]:
     return [value, *(_p(p) for p in (found.p_value, found.p_holm, found.p_paired_t))]
 
 
-def _count(spreads: dict[tuple[str, Combination], Spread], combination: Combination) -> str:
+def _count(
+    spreads: Mapping[tuple[Architecture, Combination], Spread], combination: Combination
+) -> str:
     found = next(s for (_, c), s in spreads.items() if c == combination)
     return f"{found.num_scans} ({found.num_patients})"
 

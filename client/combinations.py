@@ -6,7 +6,7 @@ complete, so that the same command goes on after any stop. Units name scans: the
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,7 +111,6 @@ def score_combination(
     *,
     flip_average: bool = False,
     device: torch.device = CPU,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[ScanScore]:
     """Scores of a network that gets only these inputs, in the order of ``numbers``.
 
@@ -119,7 +118,7 @@ def score_combination(
         ValueError: a scan lacks an input or measured CBV.
     """
     scores = []
-    for done, number in enumerate(numbers, start=1):
+    for number in numbers:
         scan, record = dataset.prepared(number), dataset.records[number]
         sample = as_sample(scan)
         if scan.cbv is None or not set(combination) <= set(scan.images):
@@ -140,6 +139,4 @@ def score_combination(
                 lesion_error=None if found is None or wanted is None else abs(found - wanted),
             )
         )
-        if progress is not None:
-            progress(done, len(numbers))
     return scores

@@ -209,7 +209,9 @@ def cases_of(rows: Sequence[RoiRow]) -> list[RoiRow]:
 
 def describe(flow: Flow) -> str:
     """The flow in one sentence."""
-    cases = ", ".join(f"{n} {name} ({flow.case_patients[name]} patients)" for name, n in flow.cases.items())
+    cases = ", ".join(
+        f"{n} {name} ({flow.case_patients[name]} patients)" for name, n in flow.cases.items()
+    )
     return (
         f"{flow.num_scans} scans of {flow.num_patients} patients: {flow.unlabelled} without an "
         f"outcome, {flow.automatic} without a drawn region, {flow.without_value} without ASL, map "

@@ -53,7 +53,9 @@ class Region:
         if not self.other.any():
             return None
         reference = float(array[self.other].mean(dtype=np.float64))
-        return float(array[self.inside].mean(dtype=np.float64)) / reference if reference > 0 else None
+        return (
+            float(array[self.inside].mean(dtype=np.float64)) / reference if reference > 0 else None
+        )
 
 
 def find_region(scan: PreparedScan, cbv: FloatArray | None = None) -> Region | None:

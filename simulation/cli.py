@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -87,7 +87,9 @@ def table2(
         str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
     ] = "default",
     out: Annotated[Path | None, typer.Option(help="Default: runs/table2-PRESET.")] = None,
-    combinations: Annotated[str, typer.Option(help="paper, all, or some: ASL,T1WI+ASL,…")] = "paper",
+    combinations: Annotated[
+        str, typer.Option(help="paper, all, or some: ASL,T1WI+ASL,…")
+    ] = "paper",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of every model; default: the scenario's.")
     ] = None,
@@ -187,21 +189,23 @@ def _print_summary(summary: "RunSummary") -> None:
         table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
-    for site_name, metrics in summary.external.items():
-        print(_external_line(site_name, metrics))
+    for name, areas in summary.external.items():
+        for comparison, found in areas.items():
+            print(_external_line(f"{name}, {comparison}", found))
+    for comparison, found in summary.stratified.items():
+        if len(found["sites"]) > 1:
+            print(_external_line(f"all external sites, stratified, {comparison}", found))
 
 
-def _external_line(site: str, metrics: dict[str, float]) -> str:
-    parts = []
-    for name, title in (("synthetic_cbv", "synthetic CBV"), ("asl", "ASL")):
-        if f"{name}_auc" in metrics:
-            auc, low, high = (metrics[f"{name}_auc{end}"] for end in ("", "_low", "_high"))
-            parts.append(f"AUC {title} {auc:.3f} ({low:.3f}-{high:.3f})")
-    counts = (
-        f"{metrics['synthetic_cbv_num_recurrence']:.0f} recurrence, "
-        f"{metrics['synthetic_cbv_num_treatment_response']:.0f} treatment response"
-    )
-    return f"{site} (external, PHANTOM): {', '.join(parts)}; {counts}"
+def _external_line(name: str, found: dict[str, Any]) -> str:
+    parts = [
+        f"AUC {title} {found[key]['value']:.3f} ({found[key]['low']:.3f}-{found[key]['high']:.3f})"
+        for key, title in (("synthetic_cbv", "synthetic CBV"), ("asl", "ASL"))
+    ]
+    if "p_value" in found:
+        parts.append(f"p {found['p_value']:.3f}")
+    counts = f"{found['num_recurrence']} recurrence, {found['num_treatment_response']} treatment response"
+    return f"{name} (PHANTOM): {', '.join(parts)}; {counts}"
 
 
 def main() -> None:

@@ -112,9 +112,7 @@ class TableRequest:
     workers: int
 
 
-def make_table2(
-    scenario: ScenarioConfig, out: Path, request: TableRequest
-) -> tuple[Scores, Facts]:
+def make_table2(scenario: ScenarioConfig, out: Path, request: TableRequest) -> tuple[Scores, Facts]:
     """Everything from phantoms to scores; what is there already is kept.
 
     Raises:

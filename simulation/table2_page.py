@@ -1,8 +1,7 @@
 """Table 2 as text: Markdown for people, JSON for programs; a phantom's, and said so."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from iedn.evaluation.combinations import (
     STRUCTURAL,
     WITH_CONTRAST,
     Combination,
-    in_order,
     name_of,
 )
 from iedn.files import atomic_write_bytes
-from iedn.modalities import Modality
+from iedn.modalities import Modality, in_order
 
 ASL_ALONE: Combination = (Modality.ASL,)
 WITH_ASL = in_order([*STRUCTURAL, Modality.ASL])
@@ -94,7 +92,8 @@ def markdown(scores: Scores, facts: Facts) -> str:
         "",
         f"`{facts.command}` (iedn {__version__}). Grid {facts.grid}, {facts.network}; "
         f"{facts.steps} steps every model, {few} to {many} training scans, {facts.held_out_scans} "
-        f"held-out scans of other patients. Training took {fastest:.0f} to {slowest:.0f} s a model.",
+        f"held-out scans of other patients. Training took {fastest:.0f} to {slowest:.0f} s a "
+        "model.",
         "",
         markdown_table(scores),
         "",
@@ -154,4 +153,6 @@ def _worst(scores: Scores) -> str:
 
 
 def _label(metric: str) -> str:
-    return {"ssim_percent": "SSIM (points)", "psnr_db": "PSNR (dB)"}.get(metric, "lesion rCBV error")
+    return {"ssim_percent": "SSIM (points)", "psnr_db": "PSNR (dB)"}.get(
+        metric, "lesion rCBV error"
+    )

@@ -151,27 +151,31 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _reading(
     line: int, cells: Mapping[str, str], named: Mapping[str, str], wrong: list[str]
 ) -> Reading | None:
-    before = len(wrong)
-
-    def refuse(column: str, allowed: str) -> None:
-        wrong.append(f"line {line}, column {column}: got {cells[column]!r}. Allowed: {allowed}")
-
-    if cells["case"] not in named:
-        refuse("case", "patient_id/scan_id of a labelled scan of the manifest")
-    if not IDENTIFIER.fullmatch(cells["reader"]):
-        refuse("reader", "letters, digits, '.', '_', '-', e.g. reader-1")
-    if cells["scenario"] not in SCENARIOS:
-        refuse("scenario", ", ".join(SCENARIOS))
-    if cells["stage"] not in STAGES:
-        refuse("stage", ", ".join(STAGES))
-    score = int(cells["score_or_call"]) if cells["score_or_call"] in map(str, SCORES) else None
-    if score is None and cells["score_or_call"] not in LABELS:
-        refuse("score_or_call", f"{', '.join(map(str, SCORES))}, or {', '.join(LABELS)}")
+    scores = [str(score) for score in SCORES]
     probability = _probability(cells["probability"])
-    if probability is not None and not 0 <= probability <= 1:
-        refuse("probability", "0 to 1, or nothing")
-    if len(wrong) > before:
+    allowed = {
+        "case": (cells["case"] in named, "patient_id/scan_id of a labelled scan of the manifest"),
+        "reader": (
+            IDENTIFIER.fullmatch(cells["reader"]) is not None,
+            "letters, digits, '.', '_', '-', e.g. reader-1",
+        ),
+        "scenario": (cells["scenario"] in SCENARIOS, ", ".join(SCENARIOS)),
+        "stage": (cells["stage"] in STAGES, ", ".join(STAGES)),
+        "score_or_call": (
+            cells["score_or_call"] in (*scores, *LABELS),
+            f"{', '.join(scores)}, or {', '.join(LABELS)}",
+        ),
+        "probability": (probability is None or 0 <= probability <= 1, "0 to 1, or nothing"),
+    }
+    refused = [
+        f"line {line}, column {column}: got {cells[column]!r}. Allowed: {text}"
+        for column, (is_right, text) in allowed.items()
+        if not is_right
+    ]
+    if refused:
+        wrong.extend(refused)
         return None
+    score = int(cells["score_or_call"]) if cells["score_or_call"] in scores else None
     by_score: Label = LABELS[0] if (score or 0) >= FIRST_RECURRENCE_SCORE else LABELS[1]
     return Reading(
         case=named[cells["case"]],

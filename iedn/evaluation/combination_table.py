@@ -216,7 +216,5 @@ def difference(
 def with_holm(differences: Sequence[Difference]) -> list[Difference]:
     """The same with ``p_holm``, over those that have a p-value."""
     tested = [d.p_value for d in differences if d.p_value is not None]
-    adjusted = iter(holm(tested) if tested else [])
-    return [
-        d if d.p_value is None else replace(d, p_holm=float(next(adjusted))) for d in differences
-    ]
+    adjusted = iter(holm(tested).tolist() if tested else [])
+    return [d if d.p_value is None else replace(d, p_holm=next(adjusted)) for d in differences]

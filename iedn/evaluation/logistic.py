@@ -92,7 +92,9 @@ def cross_validated_scores(
     return total / repeats
 
 
-def _scores(table: Floats, truth: NDArray[np.bool_], held: NDArray[np.bool_], penalty: float) -> Floats:
+def _scores(
+    table: Floats, truth: NDArray[np.bool_], held: NDArray[np.bool_], penalty: float
+) -> Floats:
     seen = table[~held]
     centre, scale = seen.mean(axis=0), seen.std(axis=0)
     scale[scale == 0] = 1.0

@@ -141,7 +141,9 @@ def test_units_come_back_and_a_unit_of_other_settings_does_not(tmp_path):
 
 
 def test_spread_by_hand():
-    found = spread([score(f"sub-{n // 2}", v) for n, v in enumerate((1.0, 2, 3, 6))], "ssim_percent")
+    found = spread(
+        [score(f"sub-{n // 2}", v) for n, v in enumerate((1.0, 2, 3, 6))], "ssim_percent"
+    )
     assert (found.mean, found.median, found.num_scans, found.num_patients) == (3.0, 2.5, 4, 2)
     assert found.sd == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3))
     assert (found.low_quartile, found.high_quartile) == (1.75, 3.75)
@@ -152,7 +154,9 @@ def test_spread_by_hand():
 
 def test_pairs_are_by_scan_whatever_the_order():
     first = [score("sub-1", 1.0), score("sub-2", 2.0)]
-    patients, ours, theirs = pairs(first, [score("sub-2", 20.0), score("sub-1", 10.0)], "ssim_percent")
+    patients, ours, theirs = pairs(
+        first, [score("sub-2", 20.0), score("sub-1", 10.0)], "ssim_percent"
+    )
     assert (patients, ours, theirs) == (["sub-1", "sub-2"], [1.0, 2.0], [10.0, 20.0])
     with pytest.raises(ValueError, match="same scans"):
         pairs(first, [score("sub-1", 1.0)], "ssim_percent")

@@ -58,9 +58,11 @@ def test_missing_manifest_is_4(call, site):
 
 
 def test_ssim_without_cbv_is_refused_with_7(call, site):
-    code, _, error = call(client.cli.main, "--site", site, "evaluate", "--model", "x.safetensors")
-    assert code == 7
-    assert "no measured CBV" in error
+    asked = ("--site", site, "evaluate", "--model", "x.safetensors")
+    for words in (("--against", "cbv"), ("--combinations", "paper")):
+        code, _, error = call(client.cli.main, *asked, *words)
+        assert code == 7
+        assert "no measured CBV" in error
 
 
 def test_missing_model_file_is_3(call, site):
