@@ -121,7 +121,7 @@ def check_cohort(
         CohortError: copies of a scan under another patient, no labels, or one outcome only.
         PolicyError: too few patients.
     """
-    copies = [q for q in quarantined if q.code.startswith("E30")]
+    copies = [q for q in quarantined if q.code == "E301"]
     if copies:
         named = "; ".join(f"{q.code} {q.scan}: {q.problem}" for q in copies[:5])
         raise CohortError(f"the cohort holds copies; sort them out first. {named}")

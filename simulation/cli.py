@@ -204,7 +204,8 @@ def _external_line(name: str, found: dict[str, Any]) -> str:
     ]
     if "p_value" in found:
         parts.append(f"p {found['p_value']:.3f}")
-    counts = f"{found['num_recurrence']} recurrence, {found['num_treatment_response']} treatment response"
+    recurrence, response = found["num_recurrence"], found["num_treatment_response"]
+    counts = f"{recurrence} recurrence, {response} treatment response"
     return f"{name} (PHANTOM): {', '.join(parts)}; {counts}"
 
 

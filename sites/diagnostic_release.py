@@ -75,6 +75,7 @@ class ReleasedScans:
         """Write the scans of a release that is about to leave, unless they are there."""
         if release.classes in self.entries():
             return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists():
             self._path.touch(mode=0o600)
         content = {name: sorted(scans) for name, scans in release.classes.items()}
@@ -144,6 +145,7 @@ class Approvals:
     def approve(self, release: DiagnosticRelease) -> None:
         """Approve these very numbers of this very model."""
         if not self.has(release):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self._path, release.digest())
 
     def has(self, release: DiagnosticRelease) -> bool:
