@@ -3,7 +3,7 @@
 Scores of different scanners are not comparable, so that one ROC curve over all sites mixes what a
 map is worth with how scanners differ. Here only patients of one site are compared with each other:
 the area of a site counts with its number of pairs (positive, negative). Sites are independent, so
-counts, areas and their covariance are enough, and the result is that of the joined rows with strata.
+counts, areas and their covariance are enough: the result is that of the joined rows with strata.
 The seven numbers are aggregates, but not formally private: ask for a minimum of patients a class.
 """
 
