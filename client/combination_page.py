@@ -1,6 +1,6 @@
 """The combinations table as Markdown, for a site's own eyes and for the phantom's results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from iedn.config import Architecture
 from iedn.evaluation.combination_table import (
@@ -14,6 +14,8 @@ from iedn.evaluation.combination_table import (
     spread,
 )
 from iedn.evaluation.combinations import Combination, name_of
+
+from .table3_page import p_text, row
 
 HEADINGS: dict[Metric, str] = {
     "ssim_percent": "SSIM (%)",
@@ -46,12 +48,12 @@ def _of_metric(scores: Scores, metric: Metric) -> str:
     both = any(architecture == "encoder-decoder" for architecture, _ in scores)
     names = ["IEDN", "3D encoder-decoder", "difference", "p", "p Holm", "paired t"]
     header = ["inputs", *(names if both else names[:1]), "scans (patients)"]
-    lines = [f"### {HEADINGS[metric]}", "", _row(header), _row(["---"] * len(header))]
+    lines = [f"### {HEADINGS[metric]}", "", row(header), row(["---"] * len(header))]
     for combination in dict.fromkeys(c for _, c in scores):
         cells = [_spread(spreads.get((a, combination)), metric) for a in ARCHITECTURES]
         found = differences.get(combination)
         others = [cells[1], *_difference(found, metric)] if both else []
-        lines.append(_row([name_of(combination), cells[0], *others, _count(spreads, combination)]))
+        lines.append(row([name_of(combination), cells[0], *others, _count(spreads, combination)]))
     return "\n".join(lines)
 
 
@@ -72,7 +74,10 @@ def _difference(found: Difference | None, metric: Metric) -> list[str]:
     value = f"{found.value:+.{d}f}"
     if found.low is not None and found.high is not None:
         value += f" ({found.low:+.{d}f} to {found.high:+.{d}f})"
-    return [value, *(_p(p) for p in (found.p_value, found.p_holm, found.p_paired_t))]
+    return [
+        value,
+        *("-" if p is None else p_text(p) for p in (found.p_value, found.p_holm, found.p_paired_t)),
+    ]
 
 
 def _count(
@@ -80,13 +85,3 @@ def _count(
 ) -> str:
     found = next(s for (_, c), s in spreads.items() if c == combination)
     return f"{found.num_scans} ({found.num_patients})"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -22,13 +22,13 @@ def table3_markdown(result: DiagnosticResult) -> str:
     lines = [
         describe(result.flow),
         "",
-        _row(["score", "AUC (95 % interval)"]),
-        _row(["---"] * 2),
-        *(_row([name, _interval(area)]) for name, area in result.areas.items()),
+        row(["score", "AUC (95 % interval)"]),
+        row(["---"] * 2),
+        *(row([name, estimate_text(area)]) for name, area in result.areas.items()),
         "",
-        _row(["comparison", "difference (95 % interval)", "p"]),
-        _row(["---"] * 3),
-        *(_row([f"{a} - {b}", *_difference(c)]) for (a, b), c in result.comparisons.items()),
+        row(["comparison", "difference (95 % interval)", "p"]),
+        row(["---"] * 3),
+        *(row([f"{a} - {b}", *_difference(c)]) for (a, b), c in result.comparisons.items()),
         "",
         METHOD,
         f"Standard MRI: {', '.join(result.mri_inputs) or 'none that all cases have'}.",
@@ -42,10 +42,10 @@ def table3_markdown(result: DiagnosticResult) -> str:
 def would_leave(areas: Mapping[ComparisonName, PairedAreas], num_scans: int) -> str:
     """The numbers of a release, every one of them."""
     fields = list(PairedAreas.model_fields)
-    lines = [_row(["comparison", *fields]), _row(["---"] * (len(fields) + 1))]
+    lines = [row(["comparison", *fields]), row(["---"] * (len(fields) + 1))]
     for name, numbers in areas.items():
         of = " - ".join(RELEASED[name])
-        lines.append(_row([f"{name}: {of}", *(f"{v:.6g}" for v in vars(numbers).values())]))
+        lines.append(row([f"{name}: {of}", *(f"{v:.6g}" for v in vars(numbers).values())]))
     return "\n".join([*lines, "", f"and num_scans, rounded down: {num_scans}"])
 
 
@@ -53,36 +53,43 @@ def _readers(found: ReaderResults) -> list[str]:
     head = ["readers saw", "AUC", "sensitivity", "specificity", "disagreed", "ICC(2,1)", "kappa"]
     lines = [
         f"Reader study: {found.num_cases} cases, first readings by {' and '.join(found.readers)}, "
-        f"a third reader where they differ. p of the areas: {_p(found.p_value)}",
+        f"a third reader where they differ. p of the areas: {p_text(found.p_value)}",
         "",
-        _row(head),
-        _row(["---"] * len(head)),
+        row(head),
+        row(["---"] * len(head)),
     ]
     scenarios: Sequence[Scenario] = list(found.scenarios)
     for name in scenarios:
         of = found.scenarios[name]
-        values = [_interval(of.auc), _interval(of.sensitivity), _interval(of.specificity)]
-        agreement = [_interval(of.icc), _interval(of.kappa)]
-        lines.append(_row([name, *values, str(of.num_disagreed), *agreement]))
+        values = [
+            estimate_text(of.auc),
+            estimate_text(of.sensitivity),
+            estimate_text(of.specificity),
+        ]
+        agreement = [estimate_text(of.icc), estimate_text(of.kappa)]
+        lines.append(row([name, *values, str(of.num_disagreed), *agreement]))
     return [*lines, "", "Wilson's intervals; agreement is that of the first readings."]
 
 
-def _interval(found: Estimate | None) -> str:
+def estimate_text(found: Estimate | None) -> str:
+    """Value and interval; a dash where it is not defined."""
     return "-" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _difference(found: Comparison) -> list[str]:
     return [
         f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})",
-        _p(found.p_value),
+        p_text(found.p_value),
     ]
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value to three digits."""
     if value is None:
         return "not defined"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return f"| {' | '.join(cells)} |"

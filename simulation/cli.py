@@ -122,6 +122,41 @@ def table2(
 
 
 @app.command()
+def table3(
+    model: Annotated[Path, typer.Option(help="A released model file, e.g. best.safetensors.")],
+    preset: Annotated[
+        str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
+    ] = "default",
+    out: Annotated[Path | None, typer.Option(help="Default: runs/table3-PRESET.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
+    ] = None,
+    cohorts: Annotated[
+        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's Table 3 on phantom external cohorts, with a released model."""
+    from .table3 import as_json as table_json
+    from .table3 import make_table3, markdown, write_table3
+
+    config = load_scenario(f"table3-{preset}" if preset in ("default", "hard") else preset)
+    folder = out or Path("runs") / config.name
+    with showing_progress(as_json=as_json):
+        table = make_table3(
+            config, model, folder, cohorts=cohorts or folder.parent / "cohorts", workers=workers
+        )
+    for place in (folder, *(() if results is None else (results,))):
+        written = write_table3(place, table)
+    if as_json:
+        print(json.dumps(table_json(table), indent=2))
+        return
+    print(markdown(table))
+    print("\n".join(str(path) for path in written))
+
+
+@app.command()
 def scenarios(as_json: AsJson = False) -> None:
     """List the scenarios that come with the package."""
     found = {name: load_scenario(name).description for name in shipped_scenarios()}

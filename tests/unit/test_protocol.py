@@ -141,7 +141,7 @@ def test_wrong_kind_and_missing_message():
 
 def test_failure_reply_becomes_an_error_with_code_and_incident():
     with pytest.raises(ProtocolError, match=r"E205 \(incident 0123456789ab\)"):
-        parse(to_record(EXAMPLES[6]), TrainReply)
+        parse(to_record(EXAMPLES[-1]), TrainReply)
 
 
 def test_non_finite_metric_cannot_be_built():
