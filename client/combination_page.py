@@ -29,7 +29,8 @@ NOTE = (
     "is corrected for all combinations of the metric. Paired t: as in the paper, over scans, which "
     "takes scans of one patient as independent. SSIM and PSNR in the box around the brain, 3D "
     "uniform window of 7 (less where the box is thinner), population covariance, data range 1.0 "
-    "with the brain mean at 0.25. Lesion rCBV: lesion mean / mean of its mirror image; error "
+    "with the brain mean at 0.25. Lesion rCBV: lesion mean / "
+    "mean of white matter on the other side (brightest of three classes of T1); absolute error "
     "against the measured map."
 )
 
@@ -76,7 +77,7 @@ def _difference(found: Difference | None, metric: Metric) -> list[str]:
         value += f" ({found.low:+.{d}f} to {found.high:+.{d}f})"
     return [
         value,
-        *("-" if p is None else p_text(p) for p in (found.p_value, found.p_holm, found.p_paired_t)),
+        *(_p(p) for p in (found.p_value, found.p_holm, found.p_paired_t)),
     ]
 
 
@@ -85,3 +86,7 @@ def _count(
 ) -> str:
     found = next(s for (_, c), s in spreads.items() if c == combination)
     return f"{found.num_scans} ({found.num_patients})"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else p_text(value)

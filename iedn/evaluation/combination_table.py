@@ -31,8 +31,8 @@ class ScanScore:
         scan_id: which.
         ssim_percent: 3D, in the box around the brain.
         psnr_db: in the same box.
-        lesion_error: absolute error of the lesion's mean / its mirror image's mean (rCBV); None
-            where no lesion was drawn.
+        lesion_error: absolute error of the lesion's mean rCBV (see ``iedn.evaluation.lesion``);
+            None where no lesion was drawn or it has no reference.
     """
 
     patient_id: str

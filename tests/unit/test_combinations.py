@@ -20,6 +20,7 @@ from iedn.evaluation.combination_table import (
     table_rows,
 )
 from iedn.evaluation.combinations import combinations_of, name_of, paper_combinations
+from iedn.evaluation.lesion import white_matter_of_t1
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.inference import synthesize
 from iedn.modalities import Modality
@@ -52,7 +53,7 @@ def scan(seed, modalities=(T1, ASL), *, lesion=True, cbv=True):
     mask[:, 2:14, 2:14] = 1.0
     images = {m: (mask * rng.random(SHAPE)).astype(np.float32) for m in modalities}
     region = np.zeros(SHAPE, np.float32)
-    region[1:3, 5:8, 3:6] = 1.0
+    region[1:3, 5:9, 3:6] = 1.0
     frame = Frame(SHAPE, np.diag([5.0, 5.0, 5.0, 1.0]))
     return PreparedScan(
         images=images,
@@ -114,8 +115,9 @@ def test_a_score_is_of_the_inputs_asked_for_and_no_other():
     assert (found.ssim_percent, found.psnr_db) == (expected.ssim_percent, expected.psnr_db)
     (other,) = score_combination(model, held, [0], (T1, ASL))
     assert other.psnr_db != found.psnr_db
-    # The mask's centroid is column 7.5, so columns 3 to 5 are mirrored to 10 to 12.
-    ratios = [m[1:3, 5:8, 3:6].mean() / m[1:3, 5:8, 10:13].mean() for m in (cbv, prepared.cbv)]
+    white = white_matter_of_t1(prepared.images[T1], prepared.brain_mask)
+    white[..., :9] = False  # the midline is 7.5, the lesion left of it, and a voxel is left out
+    ratios = [m[1:3, 5:9, 3:6].mean() / m[white].mean() for m in (cbv, prepared.cbv)]
     assert found.lesion_error == pytest.approx(abs(ratios[0] - ratios[1]), rel=1e-5)
 
 
