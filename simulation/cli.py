@@ -107,9 +107,11 @@ def table2(
     from .table2_page import as_json as table_json
     from .table2_page import markdown, write_table2
 
-    config = load_scenario(f"table2-{preset}" if preset in ("default", "hard") else preset)
-    folder = out or Path("runs") / config.name
-    request = TableRequest(combinations, steps, cohorts or folder.parent / "cohorts", workers)
+    config = load_scenario(_tables(preset))
+    folder = out or Path("runs") / f"table2-{Path(preset).stem}"
+    request = TableRequest(
+        preset, combinations, steps, cohorts or folder.parent / "cohorts", workers
+    )
     with showing_progress(as_json=as_json):
         scores, facts = make_table2(config, folder, request)
     for place in (folder, *(() if results is None else (results,))):
@@ -141,18 +143,19 @@ def table3(
     from .table3 import as_json as table_json
     from .table3 import make_table3, markdown, write_table3
 
-    config = load_scenario(f"table3-{preset}" if preset in ("default", "hard") else preset)
-    folder = out or Path("runs") / config.name
+    config = load_scenario(_tables(preset))
+    folder = out or Path("runs") / f"table3-{Path(preset).stem}"
     with showing_progress(as_json=as_json):
         table = make_table3(
             config, model, folder, cohorts=cohorts or folder.parent / "cohorts", workers=workers
         )
+    title = f"table3-{Path(preset).stem}"
     for place in (folder, *(() if results is None else (results,))):
-        written = write_table3(place, table)
+        written = write_table3(place, table, title)
     if as_json:
         print(json.dumps(table_json(table), indent=2))
         return
-    print(markdown(table))
+    print(markdown(table, title))
     print("\n".join(str(path) for path in written))
 
 
@@ -208,6 +211,11 @@ def split(
     )
     for path in written:
         print(path)
+
+
+def _tables(preset: str) -> str:
+    """The scenario of a preset of ``table2`` and ``table3``."""
+    return f"tables-{preset}" if preset in ("default", "hard") else preset
 
 
 def _print_summary(summary: "RunSummary") -> None:

@@ -32,7 +32,7 @@ from server.config import FederationConfig
 from sites.config import SITE_FILE, load_site_config
 from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
 
-from .prepare import prepare_run
+from .prepare import prepare_sites
 from .scenario import ScenarioConfig
 from .table2_page import Facts
 
@@ -100,12 +100,14 @@ class TableRequest:
     """What a user asks for.
 
     Attributes:
+        preset: as the user named it.
         combinations: ``paper``, ``all``, or some (see ``combinations_of``).
         steps: of every model, in place of the scenario's.
         cohorts: where phantom cohorts are kept.
         workers: models trained at a time, one CPU thread each.
     """
 
+    preset: str
     combinations: str
     steps: int | None
     cohorts: Path
@@ -119,15 +121,13 @@ def make_table2(scenario: ScenarioConfig, out: Path, request: TableRequest) -> t
         ConfigError: unknown combinations, or the scenario has no scans for them.
     """
     wanted = combinations_of(request.combinations)
-    federation = prepare_run(
-        scenario, out, cohorts=request.cohorts, seed=None, workers=request.workers
-    )
-    work = gather(out, federation, wanted, steps=request.steps)
+    prepare_sites(scenario, out, cohorts=request.cohorts, workers=request.workers, role="train")
+    work = gather(out, scenario.federation(), wanted, steps=request.steps)
     scores = run_models(work, wanted, workers=request.workers)
-    return scores, _facts(scenario.name, work, request)
+    return scores, _facts(request, work)
 
 
-def _facts(name: str, work: Work, request: TableRequest) -> Facts:
+def _facts(request: TableRequest, work: Work) -> Facts:
     grid, network = work.preset.grid, work.preset.network
     kept = {
         path.stem: load_model_file(path).metadata
@@ -138,8 +138,8 @@ def _facts(name: str, work: Work, request: TableRequest) -> Facts:
     steps = "" if request.steps is None else f" --steps {request.steps}"
     some = "" if request.combinations == "paper" else f" --combinations {request.combinations}"
     return Facts(
-        name=name,
-        command=f"iedn-simulate table2 --preset {name}{some}{steps}",
+        name=f"table2-{Path(request.preset).stem}",
+        command=f"iedn-simulate table2 --preset {Path(request.preset).name}{some}{steps}",
         grid=f"{grid.rows}x{grid.columns} at {grid.spacing_mm:g} mm",
         network=f"{network.base_channels} base channels, depth {network.depth}",
         steps=work.training.local_steps,
@@ -170,7 +170,7 @@ def gather(
     """The pooled training scans and the held-out scans of a prepared run folder.
 
     Args:
-        out: see ``simulation.prepare.prepare_run``.
+        out: see ``simulation.prepare.prepare_sites``.
         config: its federation.
         combinations: to be compared.
         steps: of every model, in place of ``training.local_steps``.

@@ -24,7 +24,7 @@ from iedn.protocol.messages import EvaluateReply, EvaluateRequest
 from server.stratified import checked_areas, stratified
 from sites.config import SITE_FILE, load_site_config
 
-from .prepare import prepare_run
+from .prepare import prepare_sites
 from .scenario import ScenarioConfig
 
 NOTICE = "Phantom results: simulated scans of simulated lesions. They say nothing about patients."
@@ -56,11 +56,10 @@ def make_table3(
         ConfigError: the scenario has no evaluating site.
         CohortError: a cohort has no cases.
     """
-    names = sorted(name for name, site in scenario.sites.items() if site.role == "evaluate")
+    file = load_model_file(model)
+    names = prepare_sites(scenario, out, cohorts=cohorts, workers=workers, role="evaluate")
     if not names:
         raise ConfigError("has no evaluating site", where=f"scenario {scenario.name}")
-    file = load_model_file(model)
-    prepare_run(scenario, out, cohorts=cohorts, seed=None, workers=workers)
     results, sent = {}, {}
     for name in names:
         session = SiteSession(load_site_config(out / "sites" / name / SITE_FILE))
@@ -69,12 +68,12 @@ def make_table3(
     return Table3(scenario.name, file.model_hash, results, stratified(sent))
 
 
-def write_table3(folder: Path, table: Table3) -> list[Path]:
-    """Write ``NAME.md`` and ``NAME.json``, e.g. ``table3-default.md``; their paths."""
+def write_table3(folder: Path, table: Table3, title: str) -> list[Path]:
+    """Write ``TITLE.md`` and ``TITLE.json``, e.g. ``table3-default.md``; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, content = folder / f"{table.name}.md", folder / f"{table.name}.json"
+    page, content = folder / f"{title}.md", folder / f"{title}.json"
     atomic_write_bytes(content, json.dumps(as_json(table), indent=1).encode() + b"\n")
-    atomic_write_bytes(page, markdown(table).encode())
+    atomic_write_bytes(page, markdown(table, title).encode())
     return [page, content]
 
 
@@ -83,7 +82,7 @@ def as_json(table: Table3) -> dict[str, Any]:
     return {
         "notice": NOTICE,
         "software": f"iedn {__version__}",
-        "name": table.name,
+        "scenario": table.name,
         "model_hash": table.model_hash,
         "sites": {
             name: {
@@ -101,9 +100,9 @@ def as_json(table: Table3) -> dict[str, Any]:
     }
 
 
-def markdown(table: Table3) -> str:
+def markdown(table: Table3, title: str) -> str:
     """Each site's table, then all sites from their seven numbers."""
-    parts = [f"# Table 3 on a phantom: {table.name}", f"**{NOTICE}**"]
+    parts = [f"# Table 3 on a phantom: {title}", f"**{NOTICE}**"]
     parts.append(f"`iedn-simulate table3`, model {table.model_hash[:12]} (iedn {__version__}).")
     for name, result in table.sites.items():
         parts += [f"## {name}", table3_markdown(result)]
