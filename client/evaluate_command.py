@@ -96,27 +96,8 @@ def evaluate_combinations(config: SiteConfig, model: Path, wanted: str, options:
             f"none of {len(dataset)} held-out scans has measured CBV and all of {every}; "
             "combinations are compared on the same scans"
         )
-    folder = UnitFolder(config.folder / COMBINATIONS)
-    keys = [dataset.keys[number] for number in numbers]
-    scores: dict[UnitKey, list[ScanScore]] = {}
     with showing_progress(as_json=options.as_json):
-        for unit_number, ((_, combination), file) in enumerate(files.items(), start=1):
-            identity = identity_of(file.model_hash, str(options.flip_average), *keys)
-            unit = Unit(file.config.architecture, combination, identity)
-            found = folder.load(unit)
-            if found is None:
-                started = time.monotonic()
-                found = score_combination(
-                    file.network,
-                    dataset,
-                    numbers,
-                    combination,
-                    flip_average=options.flip_average,
-                    device=torch.device(config.device),
-                )
-                folder.store(unit, found, time.monotonic() - started)
-            scores[unit.architecture, combination] = found
-            progress.report("combinations", unit_number, len(files))
+        scores = _scored(config, dataset, numbers, files, flip_average=options.flip_average)
     return _combinations_text(config, scores, options)
 
 
@@ -183,6 +164,38 @@ def _as_json(result: DiagnosticResult, refusal: str | None, *, approved: bool) -
         "refused": refusal,
         "approved": approved and refusal is None,
     }
+
+
+def _scored(
+    config: SiteConfig,
+    dataset: ScanDataset,
+    numbers: list[int],
+    files: dict[UnitKey, ModelFile],
+    *,
+    flip_average: bool,
+) -> dict[UnitKey, list[ScanScore]]:
+    """Scores of every unit; those that are on disk already are taken from there."""
+    folder = UnitFolder(config.folder / COMBINATIONS)
+    keys = [dataset.keys[number] for number in numbers]
+    scores: dict[UnitKey, list[ScanScore]] = {}
+    for (architecture, combination), file in files.items():
+        identity = identity_of(file.model_hash, str(flip_average), *keys)
+        unit = Unit(architecture, combination, identity)
+        found = folder.load(unit)
+        if found is None:
+            started = time.monotonic()
+            found = score_combination(
+                file.network,
+                dataset,
+                numbers,
+                combination,
+                flip_average=flip_average,
+                device=torch.device(config.device),
+            )
+            folder.store(unit, found, time.monotonic() - started)
+        scores[architecture, combination] = found
+        progress.report("combinations", len(scores), len(files))
+    return scores
 
 
 def _held_out(cohort: PreparedCohort, split: str) -> ScanDataset:

@@ -109,9 +109,8 @@ def table2(
 
     config = load_scenario(_tables(preset))
     folder = out or Path("runs") / f"table2-{Path(preset).stem}"
-    request = TableRequest(
-        preset, combinations, steps, cohorts or folder.parent / "cohorts", workers
-    )
+    phantoms = cohorts or folder.parent / "cohorts"
+    request = TableRequest(preset, combinations, steps, phantoms, workers)
     with showing_progress(as_json=as_json):
         scores, facts = make_table2(config, folder, request)
     for place in (folder, *(() if results is None else (results,))):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from client.combination_page import markdown_table
 from client.combinations import Unit, UnitFolder, score_combination, scored_scans
-from iedn.config import NetworkConfig
+from iedn import progress, training
+from iedn.config import GridConfig, NetworkConfig, Preset, TrainingConfig
 from iedn.errors import ConfigError
 from iedn.evaluation.combination_table import (
     ScanScore,
@@ -19,14 +21,24 @@ from iedn.evaluation.combination_table import (
     spread,
     table_rows,
 )
-from iedn.evaluation.combinations import combinations_of, name_of, paper_combinations
+from iedn.evaluation.combinations import (
+    BEST_WITHOUT_CONTRAST,
+    WITH_CONTRAST,
+    combinations_of,
+    name_of,
+    paper_combinations,
+)
 from iedn.evaluation.lesion import white_matter_of_t1
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.inference import synthesize
 from iedn.modalities import Modality
 from iedn.model import build_network
 from iedn.sample import IednSample
+from simulation import table2
+from simulation.table2 import HeldOut, Work, run_models
+from simulation.table2_page import pattern
 from sites.cohort import ScanRecord
+from sites.dataset import as_sample
 from sites.preprocessing import Frame, Geometry, PreparedScan
 
 T1, T2, ASL = Modality.T1WI, Modality.T2WI, Modality.ASL
@@ -206,3 +218,91 @@ def test_the_page_has_a_line_a_combination_and_a_table_a_metric():
     assert line.endswith("| - | - | - | - | - | 24 (12) |")
     assert [row.architecture for row in table_rows(scores)] == ["iedn", "encoder-decoder", "iedn"]
     assert "sub-" not in page
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Four training scans, one of them without ASL, and two held-out ones; two steps a model."""
+    samples = [as_sample(scan(n)) for n in range(3)] + [as_sample(scan(3, (T1,)))]
+    held = Held([(record(n), scan(n)) for n in (10, 11)])
+    return Work(
+        preset=Preset(
+            grid=GridConfig(rows=16, columns=16, spacing_mm=10.0),
+            network=NetworkConfig(modalities=(T1, ASL), base_channels=4, depth=2),
+        ),
+        training=TrainingConfig(local_steps=2, loss="reference"),
+        seed=1,
+        train=tuple(samples),
+        held_out=(HeldOut("site-a", held, (0, 1)),),
+        identity="a" * 64,
+        folder=tmp_path,
+    )
+
+
+WANTED = ((ASL,), (T1, ASL))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Names the number of scans and steps of every training."""
+    calls = []
+
+    def spy(network, scans, config, **options):
+        calls.append((network.config.architecture, len(scans), config.local_steps))
+        return training.train(network, scans, config, **options)
+
+    monkeypatch.setattr(table2, "train", spy)
+    monkeypatch.setattr(table2, "reference_rows", lambda _: ((T1,),))
+    return calls
+
+
+def test_every_model_makes_the_same_steps_and_only_the_iedn_learns_from_all_scans(work, trained):
+    scores = run_models(work, WANTED, workers=1)
+    assert trained == [("iedn", 4, 2), ("encoder-decoder", 3, 2), ("encoder-decoder", 3, 2)]
+    assert list(scores) == [
+        *(("iedn", c) for c in (*WANTED, (T1,))),
+        *(("encoder-decoder", c) for c in WANTED),
+    ]
+    assert [s.patient_id for s in scores["iedn", (ASL,)]] == ["site-a/sub-0010", "site-a/sub-0011"]
+
+
+def test_a_stopped_table_goes_on_with_what_is_missing(work, trained, monkeypatch):
+    whole = run_models(work, WANTED, workers=2)
+    trained.clear()
+    assert run_models(work, WANTED, workers=1) == whole
+    assert trained == []
+    # A model without its scores is tested again, a damaged one is trained again.
+    (work.folder / "units" / "iedn--ASL.json").unlink()
+    (work.folder / "units" / "encoder-decoder--ASL.json").unlink()
+    (work.folder / "models" / "encoder-decoder--ASL.safetensors").write_bytes(b"half a file")
+    assert run_models(work, WANTED, workers=1) == whole
+    assert trained == [("encoder-decoder", 3, 2)]
+    trained.clear()
+    run_models(replace(work, identity="b" * 64), WANTED, workers=1)
+    assert len(trained) == 3
+
+
+def test_progress_counts_steps_and_tested_scans_to_the_end(work, trained):
+    seen = []
+    end = progress.add_sink(lambda task, done, total: seen.append((done, total)))
+    try:
+        run_models(work, WANTED, workers=1)
+    finally:
+        end()
+    # Three models of 2 steps; the IEDN tests 3 combinations, the others 1, on 2 scans each.
+    assert seen[-1] == (3 * 2 + 5 * 2, 16)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_the_pattern_counts_and_names_what_the_scores_show():
+    scores = {}
+    for combination, ours, theirs in (((ASL,), 0.0, -9.0), ((T1, ASL), 5.0, 6.0)):
+        scores["iedn", combination] = noisy(ours, 1)
+        scores["encoder-decoder", combination] = noisy(theirs, 1)
+    lines = pattern(scores)
+    assert "1 of 2 by SSIM" in lines[0]
+    assert lines[-1] == "Worst by SSIM: 3D encoder-decoder ASL, as in the paper."
+    with_contrast = {("iedn", WITH_CONTRAST): noisy(3.0, 1)}
+    with_contrast["iedn", BEST_WITHOUT_CONTRAST] = noisy(1.0, 1)
+    (line,) = (x for x in pattern(with_contrast) if "SSIM (points) by" in x)
+    assert "T1_C added to T1WI+T2WI+ADC+ASL changes SSIM (points) by +2" in line
