@@ -79,7 +79,7 @@ def evaluate_external(
         flip_average=flip_average,
         progress=progress.reporter(f"{config.name}: synthetic maps"),
     )
-    return evaluate_rows(rows, study, model_hash=model_hash)
+    return evaluate_rows(rows, study, model_hash=model_hash, policy=config.policy)
 
 
 def _study(config: SiteConfig, cohort: PreparedCohort, readers: Path | None) -> ReaderStudy | None:

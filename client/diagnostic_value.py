@@ -143,7 +143,7 @@ def check_cohort(
 
 
 def evaluate_rows(
-    rows: Sequence[RoiRow], study: ReaderStudy | None, *, model_hash: str
+    rows: Sequence[RoiRow], study: ReaderStudy | None, *, model_hash: str, policy: PolicyConfig
 ) -> DiagnosticResult:
     """All of Table 3 from the rows of a cohort.
 
@@ -151,6 +151,8 @@ def evaluate_rows(
         rows: of ``synthesize_cohort``, every scan.
         study: of the same labelled scans.
         model_hash: of the model that made the maps.
+        policy: what may leave; readers' numbers tell the table of their calls, and stay where
+            small counts must.
 
     Raises:
         CohortError: no case is left, or of one outcome only; the message says where they went.
@@ -176,7 +178,7 @@ def evaluate_rows(
         except StatisticsError as error:
             notes.append(f"{pair[0]} against {pair[1]}: {error}")
     for name, pair in RELEASED.items():
-        if set(pair) <= set(scores):
+        if set(pair) <= set(scores) and (name != "readers" or policy.min_cell == 1):
             seven = _seven(labels, scores[pair[0]], scores[pair[1]], patients, notes)
             sent |= {} if seven is None else {name: seven}
     return DiagnosticResult(

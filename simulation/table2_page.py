@@ -128,6 +128,8 @@ def _which_network(scores: Scores) -> str:
     parts = []
     for metric in METRICS[:2]:
         found = network_differences(scores, metric)
+        if not found:
+            return ""
         better = sum(d.value >= 0 for d in found)
         parts.append(f"{better} of {len(found)} by {_label(metric)}")
     return f"IEDN at least as good as the encoder-decoder in {', '.join(parts)} (paper: 17 of 17)."

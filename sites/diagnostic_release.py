@@ -93,6 +93,12 @@ def check_small_counts(
         PolicyError: a class is too small, or differs from an earlier release by too few patients.
     """
     _check_what_it_is_of(release)
+    if "readers" in release.paired_areas and policy.min_cell > 1:
+        raise PolicyError(
+            "readers' numbers would tell the table of their calls: confidence has few levels, so "
+            "that areas and variances can be solved for it; they leave only with "
+            "policy.min_cell = 1"
+        )
     least = max(policy.min_class_patients, policy.min_cell)
     for name, scans in release.classes.items():
         patients = _patients(scans)

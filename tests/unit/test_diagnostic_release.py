@@ -201,3 +201,12 @@ def test_comparisons_of_other_scans_are_a_programming_mistake(log):
     empty = DiagnosticRelease({}, one.positive, one.negative, HASH)
     with pytest.raises(PolicyError, match="nothing to send"):
         Egress(DEPLOYED, log).diagnostic(REQUEST, empty)
+
+
+def test_readers_numbers_stay_unless_small_counts_may_leave(log):
+    """Two calls: area (se + sp) / 2 and its variance are two equations for two unknown cells."""
+    both = release(*TWELVE, names=("roi", "readers"))
+    with pytest.raises(PolicyError, match="table of their calls"):
+        Egress(DEPLOYED, log).diagnostic(REQUEST, both)
+    opened = DEPLOYED.model_copy(update={"min_cell": 1})
+    assert set(Egress(opened, log).diagnostic(REQUEST, both).paired_areas) == {"roi", "readers"}

@@ -45,7 +45,7 @@ def test_cases_have_everything_and_the_flow_sums_up():
         row(53, "treatment_response", None, 1.0),
     ]
     assert cases_of(rows) == rows[:30]
-    flow = evaluate_rows(rows, None, model_hash=HASH).flow
+    flow = evaluate_rows(rows, None, model_hash=HASH, policy=STRICT).flow
     assert (flow.num_scans, flow.unlabelled, flow.automatic, flow.without_value) == (34, 1, 1, 2)
     assert flow.cases == {"recurrence": 15, "treatment_response": 15}
     sorted_out = flow.unlabelled + flow.automatic + flow.without_value
@@ -55,7 +55,7 @@ def test_cases_have_everything_and_the_flow_sums_up():
 
 def test_areas_and_tests_are_of_the_cases():
     rows = cohort()
-    result = evaluate_rows(rows, None, model_hash=HASH)
+    result = evaluate_rows(rows, None, model_hash=HASH, policy=STRICT)
     labels = [r.label == "recurrence" for r in rows]
     synthetic, asl = [r.synthetic_cbv for r in rows], [r.asl for r in rows]
     assert result.areas["ASL"] == auc_interval(labels, asl)
@@ -76,7 +76,7 @@ def test_areas_and_tests_are_of_the_cases():
 
 def test_what_would_leave_is_the_seven_numbers_of_the_cases():
     rows = cohort()
-    release = evaluate_rows(rows, None, model_hash=HASH).release
+    release = evaluate_rows(rows, None, model_hash=HASH, policy=STRICT).release
     labels = [r.label == "recurrence" for r in rows]
     expected = site_areas(labels, [r.synthetic_cbv for r in rows], [r.asl for r in rows])
     assert set(release.paired_areas) == {"roi", "models"}
@@ -91,8 +91,8 @@ def test_measured_cbv_and_several_scans_of_a_patient():
     rows = cohort()
     rows = [replace(r, measured_cbv=r.synthetic_cbv + 0.1) for r in rows]
     again = [replace(r, scan_id="ses-02") for r in rows]
-    result = evaluate_rows([*rows, *again], None, model_hash=HASH)
-    once = evaluate_rows(rows, None, model_hash=HASH)
+    result = evaluate_rows([*rows, *again], None, model_hash=HASH, policy=STRICT)
+    once = evaluate_rows(rows, None, model_hash=HASH, policy=STRICT)
     assert result.areas["measured CBV"].value == result.areas["synthetic CBV"].value
     # The same scans twice: as many patients, and nearly the same uncertainty.
     found, single = result.release.paired_areas["roi"], once.release.paired_areas["roi"]
@@ -116,7 +116,7 @@ def study_of(rows, confidence):
 def test_readers_join_table_and_release():
     rows = cohort()
     study = study_of(rows, lambda r: 4 if r.synthetic_cbv > 2 else 1)
-    result = evaluate_rows(rows, study, model_hash=HASH)
+    result = evaluate_rows(rows, study, model_hash=HASH, policy=STRICT)
     assert result.areas["readers, MRI+ASL"].value == 0.5  # the same score for all
     called = [r.synthetic_cbv > 2 for r in rows]
     labels = [r.label == "recurrence" for r in rows]
@@ -126,12 +126,16 @@ def test_readers_join_table_and_release():
     page = table3_markdown(result)
     assert "Reader study: 30 cases" in page
     assert any("readers" in note for note in result.notes)  # one score for all has no test
+    # Areas and variances of a score with few levels tell its table: they stay.
+    assert "readers" not in result.release.paired_areas
+    opened = evaluate_rows(rows, study, model_hash=HASH, policy=OPEN)
+    assert "readers" in opened.release.paired_areas
 
 
 def test_nothing_is_computed_without_both_outcomes_among_the_cases():
     rows = [row(n, "recurrence", 2.0, 1.0) for n in range(20)]
     with pytest.raises(CohortError, match=r"20 recurrence .*0 treatment_response"):
-        evaluate_rows(rows, None, model_hash=HASH)
+        evaluate_rows(rows, None, model_hash=HASH, policy=STRICT)
 
 
 def outcomes(recurrence, response):
