@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 from skimage.filters import threshold_multiotsu
 
 from iedn.errors import StatisticsError
@@ -22,7 +21,6 @@ Bools = NDArray[np.bool_]
 
 HIGH_PERCENTILE = 95.0
 FEWEST_VOXELS = 20
-IN_SLICE = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -139,11 +137,10 @@ def contralateral_white_matter(lesion: Mask, brain_mask: Mask, white_matter: Mas
 
 
 def white_matter_of_t1(t1: Volume, brain_mask: Mask) -> Bools:
-    """White matter of a T1-weighted image before contrast, where no segmentation is at hand.
+    """The brightest of three tissue classes of a T1-weighted image before contrast (multi-Otsu).
 
-    The brightest of three classes of intensity (multi-Otsu), less one voxel at its edge in the
-    slice, where it shares voxels with cortex. A stopgap: uneven coil sensitivity and lesions
-    mislead it, and in thick slices some cortex stays.
+    A stopgap where no segmentation is at hand: uneven coil sensitivity and lesions mislead it, and
+    voxels shared with cortex stay in, so that rCBV comes out low, in both maps alike.
 
     Raises:
         ValueError: shapes differ, or the image is not finite.
@@ -157,7 +154,7 @@ def white_matter_of_t1(t1: Volume, brain_mask: Mask) -> Bools:
     if np.unique(values[brain]).size < 3:
         raise StatisticsError("the T1 has fewer than three intensities in the brain: no tissues")
     thresholds = threshold_multiotsu(values[brain], classes=3)  # type: ignore[no-untyped-call]
-    return np.asarray(binary_erosion(brain & (values > thresholds[-1]), structure=IN_SLICE))
+    return np.asarray(brain & (values > thresholds[-1]))
 
 
 def _mask(region: Mask) -> Bools:

@@ -70,14 +70,14 @@ def test_the_scale_of_a_map_cancels(head):
     assert scaled.p95_error == pytest.approx(once.p95_error, abs=1e-12)
 
 
-def test_white_matter_is_the_inside_of_the_brightest_class_of_a_t1(head):
+def test_white_matter_is_the_brightest_of_a_t1(head):
     brain, white, _ = head
     rng = np.random.default_rng(1)
     t1 = 300 * brain + 200 * white + rng.normal(0, 10, SHAPE) + 5000 * (1 - brain)
     t1[:, 1, :] -= 200 * brain[:, 1, :]
-    expected = np.zeros(SHAPE, bool)
-    expected[:, 3:5, 3:9] = True
-    np.testing.assert_array_equal(white_matter_of_t1(t1, brain), expected)
+    found = white_matter_of_t1(t1, brain)
+    assert (found != (white > 0)).mean() < 0.01
+    assert not found[brain == 0].any()
 
 
 def test_regions_without_an_answer(head):
