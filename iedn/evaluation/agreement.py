@@ -4,16 +4,16 @@ Ratings are (targets, raters): a target is what was rated, such as a map or a di
 several targets of one patient the intervals are too narrow.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import f as f_distribution
-from scipy.stats import t as t_distribution
+from scipy.special import fdtri
 
 from iedn.errors import StatisticsError
 
-from .estimates import Estimate, Floats, checked_level, finite_rows, normal_quantile
+from .estimates import Estimate, Floats, checked_level, finite_rows, normal_quantile, t_quantile
 
 KappaWeights = Literal["none", "linear", "quadratic"]
 ROUNDING = 1e-12
@@ -41,8 +41,8 @@ def icc_2_1(ratings: ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(1.0, 1.0, 1.0)
     freedom = _denominator_freedom(value, (n, k), raters, error)
     upper = (1 + checked_level(level)) / 2
-    f_low = float(f_distribution.ppf(upper, n - 1, freedom))
-    f_high = float(f_distribution.ppf(upper, freedom, n - 1))
+    f_low = float(fdtri(n - 1, freedom, upper))
+    f_high = float(fdtri(freedom, n - 1, upper))
     rest = k * raters + (k * n - k - n) * error
     low = n * (between - f_low * error) / (f_low * rest + n * between)
     high = n * (f_high * between - error) / (rest + n * f_high * between)
@@ -84,7 +84,7 @@ def r_wg(
     checked_level(level)
     if n == 1:
         return Estimate(value, float("nan"), float("nan"))
-    half = float(t_distribution.ppf((1 + level) / 2, n - 1) * agreement.std(ddof=1) / np.sqrt(n))
+    half = t_quantile(level, n - 1) * float(agreement.std(ddof=1)) / math.sqrt(n)
     return Estimate(value, value - half, min(1.0, value + half))
 
 

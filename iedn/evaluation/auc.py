@@ -1,7 +1,7 @@
 """The area under the ROC curve: interval, and paired tests of two areas.
 
-Covariances are DeLong's (DeLong, DeLong, Clarke-Pearson 1988) from ranks (Sun and Xu 2014), or,
-with ``patients``, Obuchowski's (1997) for several rows a patient. One row a patient gives the same.
+Covariances are DeLong's (DeLong, DeLong, Clarke-Pearson 1988) by sorting, or, with ``patients``,
+Obuchowski's (1997) for several rows a patient. One row a patient gives the same.
 """
 
 import math
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from iedn.errors import StatisticsError
 
@@ -167,7 +166,7 @@ def split_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def delong_variance(positive: Floats, negative: Floats) -> tuple[float, float]:
-    """The AUC and DeLong's variance of it, by ranks (Sun and Xu 2014).
+    """The AUC and DeLong's variance of it.
 
     A class of one row has no spread of its own and adds nothing to the variance.
     """
@@ -178,11 +177,7 @@ def delong_variance(positive: Floats, negative: Floats) -> tuple[float, float]:
 
 def placements(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     """For each positive the share of negatives below it, for each negative of positives above."""
-    m, n = positive.size, negative.size
-    ranks = rankdata(np.concatenate([positive, negative]))
-    of_positive = (ranks[:m] - rankdata(positive)) / n
-    of_negative = 1 - (ranks[m:] - rankdata(negative)) / m
-    return of_positive, of_negative
+    return _share_below(positive, negative), 1 - _share_below(negative, positive)
 
 
 def refuse_constant(scores_a: ArrayLike, scores_b: ArrayLike) -> None:
@@ -214,6 +209,13 @@ def _patient_sums(values: Floats, of_rows: Integers, numbers: Integers) -> Float
 
 def _correction(count: int) -> float:
     return count / (count - 1)
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """For each value the share of the others below it, a tie counting one half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return below / (2 * others.size)
 
 
 def _spread(values: Floats) -> float:

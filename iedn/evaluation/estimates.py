@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from iedn.errors import StatisticsError
 
@@ -66,7 +66,7 @@ def z_comparison(difference: float, variance: float, method: str, *, level: floa
     error = math.sqrt(variance)
     half = normal_quantile(level) * error
     z = difference / error
-    p_value = float(2 * norm.sf(abs(z)))
+    p_value = float(2 * ndtr(-abs(z)))
     return Comparison(z, p_value, difference, difference - half, difference + half, method)
 
 
@@ -76,7 +76,21 @@ def normal_quantile(level: float) -> float:
     Raises:
         ValueError: ``level`` is not between 0 and 1.
     """
-    return float(norm.ppf((1 + checked_level(level)) / 2))
+    return float(ndtri((1 + checked_level(level)) / 2))
+
+
+def t_quantile(level: float, freedom: float) -> float:
+    """Of a two-sided interval with Student's t.
+
+    Raises:
+        ValueError: ``level`` is not between 0 and 1.
+    """
+    return float(stdtrit(freedom, (1 + checked_level(level)) / 2))
+
+
+def t_p_value(statistic: float, freedom: float) -> float:
+    """Two-sided."""
+    return float(2 * stdtr(freedom, -abs(statistic)))
 
 
 def checked_level(level: float) -> float:

@@ -7,7 +7,7 @@ table can be checked.
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import kendalltau, multivariate_normal, norm, pearsonr
+from scipy.special import ndtri, owens_t
 
 from iedn.errors import StatisticsError
 
@@ -112,21 +112,23 @@ def correlation_of_areas(rating_correlation: float, mean_area: float) -> float:
     """
     if not 0 < mean_area < 1 or rating_correlation > PERFECT:
         return float(np.sign(rating_correlation))
-    point = np.full(2, norm.ppf(mean_area))
     square = mean_area**2
-    return (_both_below(point, rating_correlation / 2) - square) / (
-        _both_below(point, 0.5) - square
-    )
+    covariance = _both_below(mean_area, rating_correlation / 2) - square
+    return covariance / (_both_below(mean_area, 0.5) - square)
 
 
-def _both_below(point: Floats, correlation: float) -> float:
-    covariance = np.array([[1.0, correlation], [correlation, 1.0]])
-    return float(multivariate_normal.cdf(point, cov=covariance))
+def _both_below(share: float, correlation: float) -> float:
+    """Two correlated normals, each below a point with this share: both (Owen 1956)."""
+    slope = np.sqrt((1 - correlation) / (1 + correlation))
+    return share - 2 * float(owens_t(ndtri(share), slope))
 
 
 def _rating_correlation(a: Floats, b: Floats) -> float:
     """Within one class; 0 where a score is constant there."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    few = min(np.unique(a).size, np.unique(b).size) <= FEW_RATINGS
-    return float(kendalltau(a, b)[0] if few else pearsonr(a, b)[0])
+    if min(np.unique(a).size, np.unique(b).size) > FEW_RATINGS:
+        return float(np.corrcoef(a, b)[0, 1])
+    from scipy.stats import kendalltau  # slow to import
+
+    return float(kendalltau(a, b)[0])

@@ -139,7 +139,8 @@ def contralateral_white_matter(lesion: Mask, brain_mask: Mask, white_matter: Mas
 def white_matter_of_t1(t1: Volume, brain_mask: Mask) -> Bools:
     """The brightest of three tissue classes of a T1-weighted image before contrast (multi-Otsu).
 
-    A stopgap where no segmentation is at hand: uneven coil sensitivity and lesions mislead it.
+    A stopgap where no segmentation is at hand: uneven coil sensitivity and lesions mislead it, and
+    voxels shared with cortex stay in, so that rCBV comes out low, in both maps alike.
 
     Raises:
         ValueError: shapes differ, or the image is not finite.

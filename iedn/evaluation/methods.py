@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as t_distribution
 
 from iedn.errors import StatisticsError
 
@@ -20,10 +19,10 @@ from .estimates import (
     Floats,
     Integers,
     Patients,
-    checked_level,
     normal_quantile,
     paired_rows,
     patient_numbers,
+    t_quantile,
 )
 
 NORMAL_95 = normal_quantile(0.95)
@@ -77,7 +76,7 @@ def bland_altman(
     bias = float(differences.mean())
     variance, variance_of_it = _single_difference(differences, numbers)
     sd = math.sqrt(variance)
-    quantile = float(t_distribution.ppf((1 + checked_level(level)) / 2, num_patients - 1))
+    quantile = t_quantile(level, num_patients - 1)
     of_bias = ratio_mean_error(differences, numbers)
     of_sd = math.sqrt(variance_of_it) / (2 * sd) if sd > 0 else 0.0
     of_limit = math.hypot(of_bias, NORMAL_95 * of_sd)

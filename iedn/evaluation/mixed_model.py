@@ -8,7 +8,6 @@ general fitters stop without convergence.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from .estimates import Floats, Integers
 
@@ -39,6 +38,8 @@ def fit_random_intercept(values: Floats, numbers: Integers) -> RandomIntercept:
         values: (N,), not all the same.
         numbers: (N,) patients from 0, at least two.
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+
     counts = np.bincount(numbers).astype(np.float64)
     means = np.bincount(numbers, values) / counts
     within = float(((values - means[numbers]) ** 2).sum())
@@ -46,22 +47,27 @@ def fit_random_intercept(values: Floats, numbers: Integers) -> RandomIntercept:
         error = float(means.std(ddof=1) / np.sqrt(means.size))
         return RandomIntercept(float(means.mean()), error, 1.0)
 
-    def parts(correlation: float) -> tuple[float, float, float]:
-        """Mean, its variance, and -2 log restricted likelihood up to a constant."""
-        ratio = correlation / (1 - correlation)
+    def parts(correlation: Floats) -> tuple[Floats, Floats, Floats]:
+        """Mean, its variance, and -2 log restricted likelihood up to a constant, (K,) each."""
+        ratio = (correlation / (1 - correlation))[:, None]
         weights = counts / (1 + counts * ratio)
-        total = weights.sum()
+        total = weights.sum(axis=1)
         mean = weights @ means / total
         free = values.size - 1
-        residual = (within + weights @ (means - mean) ** 2) / free
-        criterion = free * np.log(residual) + np.log1p(counts * ratio).sum() + np.log(total)
-        return float(mean), float(residual / total), float(criterion)
+        residual = (within + (weights * (means - mean[:, None]) ** 2).sum(axis=1)) / free
+        logs = np.log1p(counts * ratio).sum(axis=1)
+        return mean, residual / total, free * np.log(residual) + logs + np.log(total)
 
-    coarse = int(np.argmin([parts(correlation)[2] for correlation in GRID]))
-    bounds = (GRID[max(coarse - 1, 0)], GRID[min(coarse + 1, GRID.size - 1)])
+    coarse = int(np.argmin(parts(GRID)[2]))
     fine = minimize_scalar(
-        lambda x: parts(x)[2], bounds=bounds, method="bounded", options={"xatol": 1e-10}
+        lambda x: float(parts(np.array([x]))[2][0]),
+        bounds=(GRID[max(coarse - 1, 0)], GRID[min(coarse + 1, GRID.size - 1)]),
+        method="bounded",
+        options={"xatol": 1e-10},
     )
-    best = min((float(GRID[coarse]), float(fine.x)), key=lambda x: parts(x)[2])
-    mean, variance, _ = parts(best)
-    return RandomIntercept(mean, float(np.sqrt(variance)), best)
+    candidates = np.array([GRID[coarse], float(fine.x)])
+    mean, variance, criterion = parts(candidates)
+    best = int(np.argmin(criterion))
+    return RandomIntercept(
+        float(mean[best]), float(np.sqrt(variance[best])), float(candidates[best])
+    )

