@@ -31,6 +31,15 @@ DEFAULT_WORKERS = os.cpu_count() or 1
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Sites or phantoms worked on at a time.")]
+TablePreset = Annotated[
+    str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
+]
+ResultsFolder = Annotated[
+    Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
+]
+CohortsFolder = Annotated[
+    Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
+]
 ScenarioName = Annotated[str, typer.Argument(help="A shipped scenario, or a TOML file.")]
 
 
@@ -45,9 +54,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SCENARIO.")] = None,
     engine: Annotated[Engine, typer.Option(help="This process, or Flower on Ray.")] = "inprocess",
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the scenario's seed.")] = None,
-    cohorts: Annotated[
-        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
-    ] = None,
+    cohorts: CohortsFolder = None,
     workers: Workers = DEFAULT_WORKERS,
     as_json: AsJson = False,
 ) -> None:
@@ -83,9 +90,7 @@ def run(
 
 @app.command()
 def table2(
-    preset: Annotated[
-        str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
-    ] = "default",
+    preset: TablePreset = "default",
     out: Annotated[Path | None, typer.Option(help="Default: runs/table2-PRESET.")] = None,
     combinations: Annotated[
         str, typer.Option(help="paper, all, or some: ASL,T1WI+ASL,…")
@@ -93,12 +98,8 @@ def table2(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of every model; default: the scenario's.")
     ] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
-    ] = None,
-    cohorts: Annotated[
-        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
-    ] = None,
+    results: ResultsFolder = None,
+    cohorts: CohortsFolder = None,
     workers: Workers = DEFAULT_WORKERS,
     as_json: AsJson = False,
 ) -> None:
@@ -125,16 +126,10 @@ def table2(
 @app.command()
 def table3(
     model: Annotated[Path, typer.Option(help="A released model file, e.g. best.safetensors.")],
-    preset: Annotated[
-        str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
-    ] = "default",
+    preset: TablePreset = "default",
     out: Annotated[Path | None, typer.Option(help="Default: runs/table3-PRESET.")] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
-    ] = None,
-    cohorts: Annotated[
-        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
-    ] = None,
+    results: ResultsFolder = None,
+    cohorts: CohortsFolder = None,
     workers: Workers = DEFAULT_WORKERS,
     as_json: AsJson = False,
 ) -> None:

@@ -1,7 +1,6 @@
 """The commands' exit codes and sentences, as scripts and people depend on them."""
 
 import json
-import sys
 
 import pytest
 
@@ -23,18 +22,6 @@ def site(tmp_path):
     path = tmp_path / "site.toml"
     path.write_text(SITE)
     return path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(main, *words):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
-        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize("main", [client.cli.main, server.cli.main, simulation.cli.main])

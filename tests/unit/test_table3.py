@@ -1,7 +1,6 @@
-"""Two external sites from NIfTI files to the stratified table, by the commands a person types."""
+"""What `evaluate` and `table3` do from NIfTI files on, by the commands a person types."""
 
 import json
-import sys
 from pathlib import Path
 
 import nibabel
@@ -11,7 +10,6 @@ import pytest
 import client.cli
 import simulation.cli
 from client.session import SiteSession
-from iedn import console
 from iedn.checkpoint import save_checkpoint
 from iedn.config import GridConfig, NetworkConfig
 from iedn.evaluation.statistics import delong_test
@@ -73,18 +71,6 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory) -> Path:
     return write_site(tmp_path_factory.mktemp("h") / "hospital", patients=24, seed=1)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(main, *words):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
-        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 def test_two_phantom_sites_give_the_table_of_the_joined_strata(call, model, tmp_path):
@@ -207,3 +193,51 @@ def test_metrics_asked_of_an_evaluating_site_are_a_policy_refusal(hospital):
     )  # fmt: skip
     with pytest.raises(PolicyError, match="no measured CBV"):
         answer_metrics(SiteSession(load_site_config(hospital)), request, {})
+
+
+def write_training_site(folder: Path) -> Path:
+    """A patient to train on and three held-out scans, one of them without ASL."""
+    write_site(folder, patients=4, seed=5)
+    rng = np.random.default_rng(6)
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    for number in range(4):
+        mask = nibabel.load(folder / "mask.nii.gz").get_fdata()
+        save(folder / f"cbv-{number}.nii.gz", mask * rng.uniform(1, 5, SHAPE))
+        cells = lines[1 + number].split(",")
+        cells[8], cells[11] = f"cbv-{number}.nii.gz", "train" if number == 0 else "test"
+        cells[7] = "" if number == 3 else cells[7]
+        lines[1 + number] = ",".join(cells)
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    (folder / "site.toml").write_text('name = "t"\nmanifest = "manifest.csv"\n')
+    return folder / "site.toml"
+
+
+def test_a_training_site_compares_combinations_and_goes_on(call, model, tmp_path):
+    site = write_training_site(tmp_path / "training")
+    baselines = tmp_path / "models"
+    baselines.mkdir()
+    for modalities in ((Modality.ASL,), (Modality.T1WI, Modality.ASL)):
+        changes = {"architecture": "encoder-decoder", "modalities": modalities}
+        config = NETWORK.model_copy(update=changes)
+        tensors = flatten(state_by_group(build_network(config, seed=2)))
+        metadata = {"grid": GRID.model_dump_json(), "round": "0"}
+        path = baselines / f"encoder-decoder--{'+'.join(modalities)}.safetensors"
+        save_checkpoint(path, tensors, config, metadata=metadata)
+    words = ("--site", site, "evaluate", "--model", model, "--combinations", "ASL,T1WI+ASL")
+    code, printed, error = call(client.cli.main, *words, "--baselines", baselines)
+    assert code == 0, error
+    assert printed.count("| T1WI+ASL |") == 3  # SSIM, PSNR, lesion
+    assert "| 2 (2) |" in printed  # the scan without ASL is in no row
+    units = sorted((site.parent / "combinations").iterdir())
+    assert len(units) == 4
+    before = [unit.stat().st_mtime_ns for unit in units]
+    assert call(client.cli.main, *words, "--baselines", baselines)[1] == printed
+    assert [unit.stat().st_mtime_ns for unit in units] == before
+    assert not (site.parent / "releases.jsonl").exists()
+
+    code, _, error = call(client.cli.main, *words[:-1], "T1WI", "--baselines", baselines)
+    assert code == 3
+    assert "no encoder-decoder of the model's grid for T1WI" in error.replace("\n", " ")
+    code, _, error = call(client.cli.main, *words[:-1], "paper")
+    assert code == 3
+    assert "does not know ADC" in error
