@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -20,15 +20,14 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from iedn.config import GridConfig
-    from sites.dataset import PreparedCohort
-
     from .one_scan import OneMap
 
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
 # commands around keys and connections answer at once.
 
 app = new_app(invoke_without_command=True)
+
+Against = Literal["cbv", "labels"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 ModelPath = Annotated[Path, typer.Option("--model", help="A released model file.")]
@@ -197,7 +196,8 @@ def synthesize(
 
     from .check import write_picture
     from .diagnostic import SYNTHETIC
-    from .external import diagnostic_summary, synthesize_cohort
+    from .evaluate_command import prepared
+    from .external import synthesize_cohort
     from .model_file import load_model_file
     from .one_scan import OPTIONS, find_scan, synthesize_one
     from .synthesis import Synthesizer
@@ -220,14 +220,12 @@ def synthesize(
         )
         _print_map(made, write_picture(made) if picture else None, as_json=as_json)
         return
-    cohort = _prepared(config, file.grid, as_json=as_json)
+    cohort = prepared(config, file.grid, as_json=as_json)
     with showing_progress(as_json=as_json):
         reporter = progress.reporter("synthetic maps")
         rows = synthesize_cohort(synthesizer, cohort, target, progress=reporter)
-    summary = diagnostic_summary(rows)
     if as_json:
-        auc = summary.synthetic_cbv.auc
-        print(json.dumps({"folder": str(target), "scans": len(rows), "auc": auc and vars(auc)}))
+        print(json.dumps({"folder": str(target), "scans": len(rows)}))
         return
     print(f"{len(rows)} scans, research use only: {target}")
 
@@ -236,40 +234,55 @@ def synthesize(
 def evaluate(
     context: typer.Context,
     model: ModelPath,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    against: Annotated[
+        Against | None,
+        typer.Option(help="cbv: measured maps; labels: outcomes. Default: by the site's role."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="validation or test; default test.")] = None,
+    combinations: Annotated[
+        str | None, typer.Option(help="Inputs to compare: paper, all, or some: ASL,T1WI+ASL,…")
+    ] = None,
+    baselines: Annotated[
+        Path | None, typer.Option(help="Folder of encoder-decoders, one a combination.")
+    ] = None,
+    readers: Annotated[
+        Path | None, typer.Option(help="Reader study; default readers.csv of the site's folder.")
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Let the numbers shown leave when asked for.")
+    ] = False,
     flip_average: FlipAverage = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare synthetic with measured CBV on held-out patients; nothing leaves."""
-    import torch
+    """Measure what the maps are worth: against measured CBV, or against outcomes.
 
-    from iedn.evaluation.results import summary_of
-
-    from .evaluation import evaluate_scans
-    from .model_file import load_model_file
+    Nothing leaves by this command. At an evaluating site it shows what would leave, and with
+    --approve exactly those numbers may be sent when the coordinator asks for this model.
+    """
+    from .evaluate_command import (
+        CbvOptions,
+        LabelOptions,
+        evaluate_combinations,
+        evaluate_labels,
+        evaluate_split,
+    )
+    from .evaluation import NO_CBV
 
     config: SiteConfig = context.obj.config
-    if config.role == "evaluate":
-        raise PolicyError("an evaluating site has no measured CBV: SSIM and PSNR are refused")
-    if split not in ("validation", "test"):
-        raise ConfigError(f"no split {split!r}", where="--split", allowed="validation, test")
-    file = load_model_file(model)
-    cohort = _prepared(config, file.grid, as_json=as_json)
-    dataset = cohort.validation if split == "validation" else cohort.test
-    with showing_progress(as_json=as_json):
-        rows = evaluate_scans(
-            file.network,
-            dataset,
-            task="evaluating",
-            flip_average=flip_average,
-            device=torch.device(config.device),
-        )
-    summary = summary_of(rows)
-    if as_json:
-        print(json.dumps({"split": split, "scans": len(rows), **summary}, indent=2))
+    kind = against or ("labels" if config.role == "evaluate" and not combinations else "cbv")
+    if kind == "labels":
+        print(evaluate_labels(config, model, LabelOptions(readers, approve, flip_average, as_json)))
         return
-    for name in ("psnr_db", "ssim_percent", "mae"):
-        print(f"{name:14} {summary[f'{name}_mean']:.4f}  (mean of {len(rows)} {split} scans)")
+    if config.role == "evaluate":
+        raise PolicyError(NO_CBV)
+    part = split or "test"
+    if part not in ("validation", "test"):
+        raise ConfigError(f"no split {part!r}", where="--split", allowed="validation, test")
+    options = CbvOptions(part, baselines, flip_average, as_json)
+    if combinations is None:
+        print(evaluate_split(config, model, options))
+    else:
+        print(evaluate_combinations(config, model, combinations, options))
 
 
 @app.command()
@@ -314,14 +327,6 @@ def _print_map(made: "OneMap", picture: Path | None, *, as_json: bool) -> None:
     print(f"{NOTICE}: {made.path}")
     if picture is not None:
         print(f"to look at (it shows a patient): {picture}")
-
-
-def _prepared(config: SiteConfig, grid: "GridConfig", *, as_json: bool) -> "PreparedCohort":
-    from sites.dataset import prepare_cohort
-
-    with showing_progress(as_json=as_json):
-        reporter = progress.reporter("preparing scans")
-        return prepare_cohort(config, grid, progress=reporter, workers=config.workers)
 
 
 def main() -> None:

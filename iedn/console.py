@@ -102,20 +102,31 @@ class _JsonLines:
 
 
 class _PlainLines:
-    """A line for a task's end, and one every few seconds before it."""
+    """A line for a task's end, and one every few seconds before it, with the time left."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._first: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = self._clock()
+        self._first.setdefault(task, (now, done))
         started = self._last.setdefault(task, now)
         if done < total and now - started < PLAIN_INTERVAL_S:
             return
         self._last[task] = now
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}\n")
+        left = _time_left(*self._first[task], now=now, done=done, total=total)
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}{left}\n")
         sys.stderr.flush()
+
+
+def _time_left(started: float, before: int, *, now: float, done: int, total: int) -> str:
+    """``, about 3 min left`` at the pace since the first report; nothing at the end."""
+    if not before < done < total:
+        return ""
+    seconds = (now - started) * (total - done) / (done - before)
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
 @contextmanager

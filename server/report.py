@@ -20,6 +20,11 @@ from iedn.parameters import groups_for
 from .config import FederationConfig
 from .run_folder import LOCK, Event, RunFolder
 
+COMPARISONS = {
+    "roi": "ROI values",
+    "models": "models with standard MRI",
+    "readers": "readers with standard MRI",
+}
 REPORT, CURVES = "report.html", "curves.png"
 
 _MARKERS = "osD^vPX*"
@@ -87,6 +92,7 @@ def render(
         modalities=[str(m) for m in Modality],
         groups=groups_for(Modality),
         worst=worst_site,
+        comparisons=COMPARISONS,
     )
 
 

@@ -57,6 +57,11 @@ class PolicyConfig(FrozenModel):
         reveal_small_group: send a group even if fewer sites than that train it.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
+        min_class_patients: a diagnostic release needs as many patients of each outcome.
+        min_cell: no count of patients or scans below this leaves in a diagnostic release, neither
+            as it stands nor as the difference of two releases.
+        review: a diagnostic release leaves only after somebody at the site has seen these very
+            numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
     """
 
@@ -64,6 +69,9 @@ class PolicyConfig(FrozenModel):
     min_group_sites: int = Field(default=3, ge=1)
     reveal_small_group: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
+    min_class_patients: int = Field(default=10, ge=1)
+    min_cell: int = Field(default=5, ge=1)
+    review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
 
 

@@ -52,6 +52,11 @@ class ScanDataset(Dataset[IednSample]):
         return [entry.record for entry in self._entries]
 
     @property
+    def keys(self) -> list[str]:
+        """Name of every scan in the cache; tells its content."""
+        return [entry.key for entry in self._entries]
+
+    @property
     def shapes(self) -> list[Shape]:
         """(D, H, W) of every scan, without reading it."""
         return [entry.shape for entry in self._entries]

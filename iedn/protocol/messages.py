@@ -19,6 +19,7 @@ Role = Literal["train", "evaluate"]
 Split = Literal["validation", "test"]
 EvaluationKind = Literal["metrics", "diagnostic"]
 TrainedOn = Literal["phantom (simulation)", "patients"]
+ComparisonName = Literal["roi", "models", "readers"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -133,11 +134,39 @@ class EvaluateRequest(RoundRequest):
     flip_average: bool = False
 
 
+class PairedAreas(FrozenModel):
+    """Two areas under the ROC curve on the same scans: the seven numbers of a site.
+
+    With them the coordinator computes the difference of areas, stratified by site, exactly. No
+    score, rank or point of a curve is among them. They are not formally private.
+
+    Attributes:
+        num_positive: scans with recurrence.
+        num_negative: scans with treatment response.
+        area_a: of the score with the synthetic map.
+        area_b: of the score with ASL.
+        variance_a: DeLong's; Obuchowski's where a patient has several scans.
+        variance_b: likewise.
+        covariance: of the two areas.
+    """
+
+    num_positive: int = Field(ge=1, le=2**20)
+    num_negative: int = Field(ge=1, le=2**20)
+    area_a: float = Field(ge=0.0, le=1.0)
+    area_b: float = Field(ge=0.0, le=1.0)
+    variance_a: float = Field(ge=0.0, le=1.0)
+    variance_b: float = Field(ge=0.0, le=1.0)
+    covariance: float = Field(ge=-1.0, le=1.0)
+
+
 class EvaluateReply(ProtocolMessage):
     """Site -> coordinator: aggregates over at least the policy's minimum of patients.
 
     Attributes:
         metrics: aggregate values by name, e.g. ``psnr_db_mean``; never a per-scan value.
+        paired_areas: of ``diagnostic``: synthetic map against ASL, by what is compared: ROI ratios
+            (``roi``), standard MRI with either (``models``), readers with either (``readers``).
+            All are of the same scans.
         num_scans: scans behind the aggregates, coarsened like all declared counts.
     """
 
@@ -148,12 +177,16 @@ class EvaluateReply(ProtocolMessage):
     split: Split
     evaluation: EvaluationKind
     metrics: dict[MetricName, Finite]
+    paired_areas: dict[ComparisonName, PairedAreas] = Field(default_factory=dict)
     num_scans: Count
 
     @model_validator(mode="after")
     def _bounded(self) -> "EvaluateReply":
         if len(self.metrics) > 64:
             msg = f"at most 64 metrics, got {len(self.metrics)}"
+            raise ValueError(msg)
+        if len({(p.num_positive, p.num_negative) for p in self.paired_areas.values()}) > 1:
+            msg = "paired areas of different numbers of scans"
             raise ValueError(msg)
         return self
 

@@ -45,9 +45,11 @@ def test_missing_manifest_is_4(call, site):
 
 
 def test_ssim_without_cbv_is_refused_with_7(call, site):
-    code, _, error = call(client.cli.main, "--site", site, "evaluate", "--model", "x.safetensors")
-    assert code == 7
-    assert "no measured CBV" in error
+    asked = ("--site", site, "evaluate", "--model", "x.safetensors")
+    for words in (("--against", "cbv"), ("--combinations", "paper")):
+        code, _, error = call(client.cli.main, *asked, *words)
+        assert code == 7
+        assert "no measured CBV" in error
 
 
 def test_missing_model_file_is_3(call, site):
@@ -98,7 +100,7 @@ def test_plain_progress_says_the_end_and_is_quiet_in_between(capsys):
     end()
     progress.report("scans", 1, 5)
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["scans: 3/5", "scans: 5/5"]
+    assert lines == ["scans: 3/5, 6 s left", "scans: 5/5"]
 
 
 def test_json_progress_is_one_object_a_line(capsys):

@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.external import (
-    DiagnosticValue,
-    RoiRow,
-    diagnostic_summary,
-    hot_spot,
-    measure,
-    mirrored,
-    synthesize_cohort,
-)
+from client.external import measure, synthesize_cohort
+from client.regions import hot_spot, mirrored
 from client.synthesis import Synthesizer
 from iedn.config import GridConfig, NetworkConfig
 from iedn.inference import synthesize
@@ -273,41 +266,15 @@ def test_a_symmetric_map_has_no_hot_spot():
     assert (row.roi, row.synthetic_cbv, row.flags) == (None, None, ("no-roi",))
 
 
-def rows_of(*values: tuple[str, str | None, float | None, float | None]) -> list[RoiRow]:
-    return [
-        RoiRow(patient, f"ses-{n:02d}", label, "lesion_mask", cbv, asl)
-        for n, (patient, label, cbv, asl) in enumerate(values)
-    ]
-
-
-def test_the_summary_counts_classes_and_gives_the_area_under_the_curve():
-    rows = rows_of(
-        ("sub-0001", "recurrence", 3.0, 1.0),
-        ("sub-0001", "recurrence", 2.0, None),
-        ("sub-0002", "treatment_response", 1.0, 2.0),
-        ("sub-0003", "treatment_response", 2.5, None),
-        ("sub-0004", None, 9.0, 9.0),
-        ("sub-0005", "recurrence", None, None),
-        ("sub-0006", "treatment_response", 99.0, 0.1),
-    )
-    rows[-1] = replace(rows[-1], roi="automatic")  # counted, and in no area
-    summary = diagnostic_summary(rows)
-    # 3.0 beats 1.0 and 2.5, 2.0 beats 1.0: three of four pairs.
-    assert summary.synthetic_cbv.auc is not None
-    assert summary.synthetic_cbv.auc.value == pytest.approx(0.75)
-    assert summary.synthetic_cbv.auc.low < 0.75 < summary.synthetic_cbv.auc.high
-    counts = summary.synthetic_cbv
-    assert (counts.num_recurrence, counts.num_treatment_response, counts.num_patients) == (2, 2, 3)
-    assert summary.asl.auc is not None
-    assert summary.asl.auc.value == 0.0
-    assert (summary.asl.num_recurrence, summary.asl.num_treatment_response) == (1, 1)
-    assert (summary.num_automatic, summary.num_unlabelled) == (1, 1)
-
-
-def test_one_class_alone_has_no_area():
-    summary = diagnostic_summary(rows_of(("sub-0001", "recurrence", 3.0, None)))
-    assert summary.synthetic_cbv == DiagnosticValue(None, 1, 0, 1)
-    assert summary.asl == DiagnosticValue(None, 0, 0, 0)
+def test_every_image_and_a_measured_map_have_a_value_of_the_same_region():
+    cbv = np.full((3, 12, 14), 0.25, dtype=np.float32)
+    scan = box_scan({"lesion_mask": region(3)})
+    measured = cbv.copy()
+    measured[1, 4:7, 3] = 0.75
+    row = measure(RECORD, replace(scan, cbv=measured), cbv)
+    assert row.measured_cbv == pytest.approx(3.0)
+    assert row.images == {T1: pytest.approx(1.0)}
+    assert row.asl is None
 
 
 def test_the_model_is_left_as_it_was(prepared, tmp_path):

@@ -18,6 +18,7 @@ from iedn.protocol.messages import (
     EvaluateRequest,
     FailureReply,
     ModelCard,
+    PairedAreas,
     ReleaseReceipt,
     ReleaseRequest,
     SiteCapabilities,
@@ -30,6 +31,15 @@ from iedn.protocol.records import parse, parse_groups, to_record
 PRESET = PRESETS["tiny"]
 ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
 MODEL = {"grid": PRESET.grid, "network": PRESET.network}
+SEVEN = {
+    "num_positive": 45,
+    "num_negative": 51,
+    "area_a": 0.87,
+    "area_b": 0.76,
+    "variance_a": 0.0013,
+    "variance_b": 0.0019,
+    "covariance": 0.0007,
+}
 
 CARD = ModelCard(
     run="r",
@@ -60,6 +70,14 @@ EXAMPLES = [
     ),
     ReleaseRequest(**ROUND, **MODEL, card=CARD),
     ReleaseReceipt(**ROUND),
+    EvaluateReply(
+        **ROUND,
+        split="test",
+        evaluation="diagnostic",
+        metrics={},
+        paired_areas={"roi": PairedAreas(**SEVEN), "models": PairedAreas(**SEVEN)},
+        num_scans=95,
+    ),
     FailureReply(code="E205", incident="0123456789ab"),
 ]
 
@@ -211,3 +229,33 @@ def test_pickled_array_is_refused():
 )
 def test_safe_code(text, code):
     assert safe_code(text) == code
+
+
+def test_reply_without_paired_areas_still_parses():
+    """What an older client sends: the field came later, the version did not change."""
+    old = next(m for m in EXAMPLES if isinstance(m, EvaluateReply) and not m.paired_areas)
+    fields = old.model_dump(mode="json")
+    del fields["paired_areas"]
+    assert EvaluateReply.model_validate(fields) == old
+
+
+@pytest.mark.parametrize(
+    "paired",
+    [
+        {"roi": {**SEVEN, "area_a": 1.2}},
+        {"roi": {**SEVEN, "num_positive": 0}},
+        {"roi": {**SEVEN, "scores": [0.1]}},
+        {"patients": SEVEN},
+        {"roi": SEVEN, "models": {**SEVEN, "num_negative": 50}},
+    ],
+)
+def test_areas_out_of_range_or_of_other_scans_are_refused(paired):
+    with pytest.raises(ValidationError):
+        EvaluateReply(
+            **ROUND,
+            split="test",
+            evaluation="diagnostic",
+            metrics={},
+            paired_areas=paired,
+            num_scans=95,
+        )
