@@ -1,12 +1,12 @@
 """``iedn-server``: what the coordinator types."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
@@ -25,6 +25,7 @@ SiteArgument = Annotated[str, typer.Argument(help="A site of federation.toml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 HERE = Path()
+WATCH_S = 1.0
 
 
 @app.callback()
@@ -152,35 +153,35 @@ def certificates(run_dir: RunDirOption = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def status(
     run_dir: RunDir,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow a running coordinator until interrupted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far a run is, and who contributed to each round."""
-    from .report import finished, validations, worst_site
+    """Say how far a run is, who contributed to each round, and what each site does now."""
+    from .status import facts_of, tables
 
+    if watch:
+        _watch(run_dir)
+        return
     folder, config = _open(run_dir)
-    events = folder.events()
-    commits = [e for e in events if e["event"] == "commit" and e["round"] > 0]
-    facts = {
-        "run": config.run,
-        "simulation": config.simulation,
-        "rounds_committed": len({e["round"] for e in commits}),
-        "rounds_planned": config.rounds.count,
-        "finished": finished(events),
-        "rosters": {e["round"]: e["roster"] for e in commits},
-        "worst_site": {e["round"]: worst_site(e) for e in validations(events)},
-    }
+    facts = facts_of(folder, config)
     if as_json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return
-    table = Table(title=f"{config.run}: {len(commits)} of {config.rounds.count} rounds")
-    table.add_column("round", justify="right")
-    for site in sorted(config.sites):
-        table.add_column(site)
-    for commit in commits:
-        roster = commit["roster"]
-        cells = [roster.get(s, {}).get("status", "") for s in sorted(config.sites)]
-        table.add_row(str(commit["round"]), *cells)
-    Console().print(table)
+    Console().print(tables(facts))
+
+
+def _watch(run_dir: Path) -> None:
+    from rich.live import Live
+
+    from .status import facts_of, tables
+
+    folder, config = _open(run_dir)
+    with Live(tables(facts_of(folder, config)), auto_refresh=False) as screen:
+        while True:
+            time.sleep(WATCH_S)
+            screen.update(tables(facts_of(folder, config)), refresh=True)
 
 
 @app.command()

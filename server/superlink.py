@@ -10,7 +10,6 @@ Started by ``server.link``, which sends the settings to standard input.
 
 import asyncio
 import hmac
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -182,7 +181,6 @@ async def _serve(settings: LinkSettings) -> None:
 def main() -> None:
     """Serve until told to end, or until the parent is gone."""
     end_with_parent()
-    logging.basicConfig(level=logging.WARNING)
     settings = LinkSettings.model_validate_json(sys.stdin.buffer.read())
     os.umask(0o077)  # the database holds the model and the public keys
     asyncio.run(_serve(settings))

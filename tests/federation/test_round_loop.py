@@ -316,3 +316,36 @@ def test_old_round_files_are_removed_and_the_best_kept(tmp_path):
     kept = sorted(p.name for p in folder.glob("round-*.safetensors"))
     assert kept == ["round-0003.safetensors", "round-0004.safetensors"]
     assert (folder / "best.safetensors").exists()
+
+
+class Late(Player):
+    """A player whose second site comes online while the first round is under way."""
+
+    def __call__(self, message, context):
+        if message.metadata.message_type == "train":
+            self.grid.offline.discard("site-b")
+        return super().__call__(message, context)
+
+
+def test_site_that_was_away_at_the_start_joins_the_next_round(tmp_path):
+    folder = federation(tmp_path / "run", count=2)
+    player = Late({"site-a": 0.5, "site-b": 0.25})
+    config = {"run-dir": str(folder), "registry": "names"}
+    player.grid = LocalGrid(player, {s: {"site": s} for s in SCANS}, config)
+    player.grid.offline.add("site-b")
+    try:
+        server_app(player.grid, Context(1, 1, {}, RecordDict(), config))
+    finally:
+        player.grid.close()
+    rosters = {number: c.get("roster") for number, c in commits(events(folder)).items()}
+    assert "site-b" not in rosters[1]
+    assert rosters[2]["site-b"]["status"] == "accepted"
+
+
+def test_run_without_quorum_ends_as_incomplete_and_says_who_is_missing(tmp_path):
+    folder = federation(tmp_path / "run", quorum=2)
+    with pytest.raises(QuorumError):
+        run(folder, Player({"site-a": 0.5, "site-b": 0.25}), offline=["site-b"])
+    last = events(folder)[-1]
+    assert last["event"] == "incomplete"
+    assert last["roster"]["site-b"] == {"status": "offline"}
