@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from cryptography import x509
 
-from iedn.errors import IdentityError, UnreachableError
+from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.identity import WARN_DAYS, days_left, names_of
 from sites.config import CoordinatorConfig
 
@@ -58,6 +58,9 @@ def connection_facts(coordinator: CoordinatorConfig) -> list[Fact]:
     """Go the whole way to the coordinator, and say how far it leads."""
     host, _, port = coordinator.address.rpartition(":")
     endpoint = Endpoint(host.strip("[]"), int(port))
+    if not 0 < endpoint.port < 65536:
+        action = "set coordinator.address; a port is 1 to 65535"
+        return [failed("connection", f"{endpoint}: no such port", action, ConfigError.exit_code)]
     facts: list[Fact] = []
     try:
         proxy = proxy_for(endpoint.host)
@@ -135,6 +138,8 @@ def _opened(endpoint: Endpoint, what: str, look_at: str) -> socket.socket:
         why = "the name is not known here"
     except TimeoutError:
         why = f"no answer within {TIMEOUT_S:.0f} s (a firewall?)"
+    except UnicodeError:
+        why = "that is no host name"
     except OSError as error:
         why = (error.strerror or str(error)).lower()
     action = f"look at {look_at} {endpoint}; is {what} running?"

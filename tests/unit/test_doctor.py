@@ -272,10 +272,18 @@ def test_nothing_listens(ca):
     assert "connection refused" in facts["connection"].found
 
 
-def test_name_that_does_not_exist(ca):
-    fact = facts_of(9092, ca, "coordinator.invalid")["connection"]
-    assert fact.exit_code == 6
-    assert "the name is not known here" in fact.found
+@pytest.mark.parametrize(
+    ("host", "port", "words", "code"),
+    [
+        ("coordinator.invalid", 9092, "the name is not known here", 6),
+        ("coordinator..org", 9092, "that is no host name", 6),
+        ("127.0.0.1", 99999, "no such port", 3),
+    ],
+)
+def test_address_that_cannot_exist(ca, host, port, words, code):
+    fact = facts_of(port, ca, host)["connection"]
+    assert fact.exit_code == code
+    assert words in fact.found
 
 
 def test_port_that_does_not_speak_tls(ca):
