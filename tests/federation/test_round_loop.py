@@ -45,6 +45,12 @@ SEVEN = PairedAreas(
 )
 
 
+def evaluated(request, **results):
+    """A reply to an evaluate request."""
+    asked = {"run", "round", "base_hash", "split", "evaluation"}
+    return to_record(EvaluateReply(**request.model_dump(include=asked), **results))
+
+
 class Player:
     """Answers for all sites: every element of a delta is the site's ``step``."""
 
@@ -93,17 +99,8 @@ class Player:
 
     def evaluate(self, site, record):
         request = parse(record, EvaluateRequest)
-        return to_record(
-            EvaluateReply(
-                run=request.run,
-                round=request.round,
-                base_hash=request.base_hash,
-                split=request.split,
-                evaluation=request.evaluation,
-                metrics={"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0},
-                num_scans=5,
-            )
-        )
+        metrics = {"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0}
+        return evaluated(request, metrics=metrics, num_scans=5)
 
 
 def federation(tmp_path, *, count=2, quorum=1, sites=None, **changes):
@@ -327,18 +324,7 @@ class External(Player):
         assert request.evaluation == "diagnostic"
         if not self.approved:
             return to_record(FailureReply(code="policy", incident="0123456789ab"))
-        return to_record(
-            EvaluateReply(
-                run=request.run,
-                round=request.round,
-                base_hash=request.base_hash,
-                split=request.split,
-                evaluation=request.evaluation,
-                metrics={},
-                paired_areas={"roi": SEVEN},
-                num_scans=20,
-            )
-        )
+        return evaluated(request, metrics={}, paired_areas={"roi": SEVEN}, num_scans=20)
 
 
 def test_external_site_that_approves_later_is_asked_again_and_then_no_more(tmp_path):
