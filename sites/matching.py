@@ -113,7 +113,7 @@ class Pair:
         values = self._sampled([self._moving.array], index[seen])
         rest = _unexplained(self._curve[seen], np.column_stack([values, changes]))
         parts = _normal_equations(rest[:, 1:], rest[:, 0], self._slabs[seen])
-        if not np.linalg.matrix_rank(parts[0].sum(axis=0)) == 6:
+        if np.linalg.matrix_rank(parts[0].sum(axis=0)) != 6:
             return None
         return _solved(parts, centre, arms)
 
@@ -163,7 +163,9 @@ def _unexplained(curve: Points, columns: Points) -> Points:
     return np.asarray(columns - basis @ (basis.T @ columns), dtype=np.float64)
 
 
-def _normal_equations(changes: Points, rest: Points, slabs: NDArray[np.intp]) -> tuple[Points, Points]:
+def _normal_equations(
+    changes: Points, rest: Points, slabs: NDArray[np.intp]
+) -> tuple[Points, Points]:
     """Weighted sums of products, (S, 6, 6) and (S, 6), for each slab that is seen."""
     sd = _MAD_TO_SD * float(np.median(np.abs(rest)))
     weights = 1.0 / (1.0 + (rest / max(_OUTLIER_SD * sd, 1e-12)) ** 2)

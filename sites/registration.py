@@ -21,9 +21,9 @@ from .reading import Affine, Finding, Volume
 
 FIRST_LOOK_MM = 0.5
 """A first step that moves the brain by less on average ends the matter."""
-LEAST_MOTION_MM = 1.5
+LEAST_MOTION_MM = 1.7
 """Smaller motions are not corrected: heads move by so much between images that lie well."""
-UNCERTAINTY_WEIGHT = 2.0
+UNCERTAINTY_WEIGHT = 1.5
 """A motion must exceed ``LEAST_MOTION_MM`` by so many times its own uncertainty."""
 LEAST_CONSISTENCY = 3.0
 """The gain of the match over its standard error, from slab to slab of the head."""
