@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scans", type=int, default=3, help="scans that are misaligned")
     parser.add_argument("--aligned", type=int, default=17, help="aligned scans of each protocol")
+    parser.add_argument("--protocol", choices=PROTOCOLS, help="only this one; default: both")
     parser.add_argument("--rows", type=int, default=64, help="in-plane grid; 160 has 19 slices")
     parser.add_argument("--cohorts", type=Path, help="folder that keeps the scans for next time")
     arguments = parser.parse_args()
@@ -63,14 +64,20 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as temporary:
         kept = arguments.cohorts or Path(temporary)
-        print(json.dumps(_report(grid, arguments.scans, arguments.aligned, kept), indent=1))
+        names = [arguments.protocol] if arguments.protocol else list(PROTOCOLS)
+        counts = (arguments.scans, arguments.aligned)
+        print(json.dumps(_report(grid, names, counts, kept), indent=1))
 
 
-def _report(grid: dict[str, float], scans: int, aligned: int, kept: Path) -> dict[str, object]:
+def _report(
+    grid: dict[str, float], names: list[str], counts: tuple[int, int], kept: Path
+) -> dict[str, object]:
+    scans, aligned = counts
     still = grid | {"jitter_mm": 0.0}
     moved = {
         name: [o for s in _scans(still | protocol, scans, kept) for o in _misaligned(*s)]
         for name, protocol in PROTOCOLS.items()
+        if name in names
     }
     both = [o for outcomes in moved.values() for o in outcomes]
     report: dict[str, object] = {
@@ -82,9 +89,9 @@ def _report(grid: dict[str, float], scans: int, aligned: int, kept: Path) -> dic
         "by_case": _grouped(both, "case"),
         "by_modality": _grouped(both, "modality"),
     }
-    for name, protocol in PROTOCOLS.items():
-        still_lying = [o for s in _scans(grid | protocol, aligned, kept) for o in _aligned(*s)]
-        report[f"aligned_{name}"] = _untouched(still_lying, aligned)
+    for name in names:
+        lying = [o for s in _scans(grid | PROTOCOLS[name], aligned, kept) for o in _aligned(*s)]
+        report[f"aligned_{name}"] = _untouched(lying, aligned)
     return report
 
 

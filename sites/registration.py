@@ -25,7 +25,7 @@ LEAST_MOTION_MM = 1.7
 """Smaller motions are not corrected: heads move by so much between images that lie well."""
 UNCERTAINTY_WEIGHT = 1.5
 """A motion must exceed ``LEAST_MOTION_MM`` by so many times its own uncertainty."""
-LEAST_CONSISTENCY = 3.0
+LEAST_CONSISTENCY = 1.0
 """The gain of the match over its standard error, from slab to slab of the head."""
 LARGEST_MOTION_MM = 30.0
 
