@@ -2,8 +2,8 @@
 
 Files of one session nearly always agree in scanner coordinates, and registering them would only
 add error. So one Gauss-Newton step asks first by how much the modality seems to be off; only if
-that is much are more steps made, and their motion is used only if it is larger than its own
-uncertainty allows for and the fit is better all over the head. The motion goes into the
+that is much are more steps made, and their motion is used only if it is clearly larger than what
+heads always move, given its own uncertainty, and the match gains by it. The motion goes into the
 modality's affine, so that the one resampling that follows is the only interpolation.
 
 What a good match is, and how steps are made, is in ``sites.matching``.
@@ -44,10 +44,11 @@ class RigidMotion:
             modality's file. The identity if nothing was found.
         rotation_deg: angle of the rotation.
         displacement_mm: mean distance by which points of the brain move.
-        uncertainty_mm: standard error of that, from leaving out slabs of the head in turn.
+        uncertainty_mm: standard error of the brain's mean displacement, from leaving out slabs of
+            the head in turn.
         fit_before: correlation ratio (0 to 1) as the files lie.
         fit_after: correlation ratio with the motion corrected.
-        consistency: the gain in fit over its standard error, from slab to slab.
+        consistency: the gain of the match over its standard error, from slab to slab of the head.
         applied: whether to correct it.
         reason: why, or why not: ``clearly better`` is corrected; ``not clearly better`` means
             that the file lies as well as it can be judged; ``too far`` (30 mm or more) and
@@ -185,7 +186,7 @@ def _judged(given: Pair, placed: Pair, found: Affine) -> RigidMotion:
 
 
 def _consistency(gains: NDArray[np.float64]) -> float:
-    """Mean over standard error of the slabs that are seen."""
+    """Mean over standard error of the slabs that are seen; 0 for fewer than three."""
     seen = gains[gains != 0.0]
     if len(seen) < 3:
         return 0.0
