@@ -27,7 +27,8 @@ UNCERTAINTY_WEIGHT = 1.5
 """A motion must exceed ``LEAST_MOTION_MM`` by so many times its own uncertainty."""
 LEAST_CONSISTENCY = 1.0
 """The gain of the match over its standard error, from slab to slab of the head."""
-LARGEST_MOTION_MM = 30.0
+LARGEST_MOTION_MM = 15.0
+"""Beyond this the search was seen to end far from the truth; such a motion is only reported."""
 
 _STEPS = 15
 _CONVERGED_MM = 0.03
@@ -51,7 +52,7 @@ class RigidMotion:
         consistency: the gain of the match over its standard error, from slab to slab of the head.
         applied: whether to correct it.
         reason: why, or why not: ``clearly better`` is corrected; ``not clearly better`` means
-            that the file lies as well as it can be judged; ``too far`` (30 mm or more) and
+            that the file lies as well as it can be judged; ``too far`` (15 mm or more) and
             ``search failed`` need somebody to look at the images.
     """
 
