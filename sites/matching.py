@@ -124,7 +124,8 @@ class Pair:
         if int(seen.sum()) < _LEAST_POINTS:
             return Comparison(0.0, 0.0, np.zeros(_SLABS))
         left = [self._left(index[seen], self._curve[seen]) for index, _ in found]
-        gains = np.bincount(self._slabs[seen], left[0] - left[1], minlength=_SLABS)
+        gains = np.zeros(_SLABS)
+        np.add.at(gains, self._slabs[seen], left[0] - left[1])
         return Comparison(1.0 - float(left[0].sum()), 1.0 - float(left[1].sum()), gains)
 
     def _left(self, index: Points, curve: Points) -> Points:

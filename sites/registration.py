@@ -162,7 +162,8 @@ def _judged(given: Pair, placed: Pair, found: Affine) -> RigidMotion:
     The mask, which both images are levelled with, favours the position it lies at. So the way
     to the found position and the way back from it are both judged, and the mean is taken.
     """
-    there, back = given.compare(found), placed.compare(np.linalg.inv(found))
+    way_back = np.asarray(np.linalg.inv(found), dtype=np.float64)
+    there, back = given.compare(found), placed.compare(way_back)
     last = placed.step(np.eye(4))
     distance = given.displacement(found)
     uncertainty = np.inf if last is None else last.uncertainty_mm
