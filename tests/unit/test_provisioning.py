@@ -297,21 +297,29 @@ def test_site_that_is_not_in_the_federation_is_refused(folder, keys):
         admit(folder, "site-x", keys["site-a"].public_file)
 
 
-def other_keys():
-    smaller = public_line(ec.generate_private_key(ec.SECP256R1()).public_key(), "x")
-    other = ed25519.Ed25519PrivateKey.generate().public_key()
-    yield "P-384", smaller
-    yield "P-384", other.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    yield "no OpenSSH public key", "hello"
-    yield "no OpenSSH public key", ""
-    yield "private key", "-----BEGIN OPENSSH PRIVATE KEY-----"
-    yield "is no public key", "x" * 9000
+def smaller_key():
+    return public_line(ec.generate_private_key(ec.SECP256R1()).public_key(), "x")
 
 
-@pytest.mark.parametrize(("message", "content"), list(other_keys()))
+def key_of_another_kind():
+    key = ed25519.Ed25519PrivateKey.generate().public_key()
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ("P-384", smaller_key),
+        ("P-384", key_of_another_kind),
+        ("no OpenSSH public key", lambda: "hello"),
+        ("no OpenSSH public key", lambda: ""),
+        ("private key", lambda: "-----BEGIN OPENSSH PRIVATE KEY-----"),
+        ("is no public key", lambda: "x" * 9000),
+    ],
+)
 def test_anything_but_a_p384_public_key_is_refused(folder, tmp_path, message, content):
     path = tmp_path / "key.pub"
-    path.write_text(content)
+    path.write_text(content())
     with pytest.raises(IdentityError, match=message):
         admit(folder, "site-a", path)
     assert not list((folder / "admitted").iterdir())
