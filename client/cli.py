@@ -16,6 +16,10 @@ from iedn.errors import CohortError, ConfigError, PolicyError
 from sites.config import SiteConfig, find_site, load_site_config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
     from iedn.config import GridConfig
     from sites.dataset import PreparedCohort
 
@@ -78,32 +82,49 @@ def check(
     preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
     overlays: Annotated[int, typer.Option(min=0, help="Scans to draw, into check/.")] = 12,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 on any error finding.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave the network out.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every scan, say what can be used, what cannot, and why."""
+    """Look at the installation, the connection and every scan, and say what would leave."""
     from iedn.config import PRESETS
     from sites.dataset import examine_cohort
     from sites.report import cohort_report
 
     from .check import as_json as report_json
     from .check import renderables, write_overlays
+    from .doctor import (
+        environment_facts,
+        exit_code_of,
+        fact_lines,
+        facts_as_json,
+        leaving_lines,
+        leaving_text,
+    )
 
     config: SiteConfig = context.obj.config
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
-    with showing_progress(as_json=as_json):
-        reporter = progress.reporter("preparing scans")
-        cohort = examine_cohort(config, PRESETS[preset].grid, progress=reporter)
-        pictures = write_overlays(config, cohort, most=overlays)
-    report = cohort_report(config, cohort)
+    facts = environment_facts(config, offline=offline)
+    if not as_json:
+        _print_parts(fact_lines(facts))
+    try:
+        with showing_progress(as_json=as_json):
+            reporter = progress.reporter("preparing scans")
+            cohort = examine_cohort(config, PRESETS[preset].grid, progress=reporter)
+            pictures = write_overlays(config, cohort, most=overlays)
+    except CohortError as error:
+        if as_json:
+            print(json.dumps({"environment": facts_as_json(facts), "cohort": str(error)}, indent=2))
+        raise
+    report, leaves = cohort_report(config, cohort), leaving_lines(config, cohort)
     if as_json:
-        print(json.dumps(report_json(report, pictures), indent=2))
+        extra = {"environment": facts_as_json(facts), "leaves": leaves}
+        print(json.dumps(report_json(report, pictures) | extra, indent=2))
     else:
-        console = Console()
-        for part in renderables(report, pictures):
-            console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
-    if not report.usable or (strict and report.num_errors):
-        raise typer.Exit(CohortError.exit_code)
+        _print_parts([*renderables(report, pictures), *leaving_text(leaves)])
+    is_bad = not report.usable or (strict and report.num_errors > 0)
+    if code := exit_code_of(facts) or (CohortError.exit_code if is_bad else 0):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -238,6 +259,12 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
+
+
+def _print_parts(parts: "Iterable[RenderableType]") -> None:
+    console = Console()
+    for part in parts:
+        console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
 
 
 def _prepared(config: SiteConfig, grid: "GridConfig", *, as_json: bool) -> "PreparedCohort":

@@ -16,6 +16,7 @@ from sites.config import SiteConfig
 
 from .executor import Duties, Executor
 from .node import NodeSettings, new_secret
+from .session import CLIENT_LOCK
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def join(config: SiteConfig, site_file: Path) -> None:
     """
     settings = _settings(config, site_file)
     config.folder.mkdir(parents=True, exist_ok=True)
-    with only_process(config.folder / ".client") as is_ours:
+    with only_process(config.folder / CLIENT_LOCK) as is_ours:
         if not is_ours:
             raise ConfigError("another client of this site is running", where=str(config.folder))
         _log.info("%s: joining %s", config.name, settings.address)

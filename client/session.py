@@ -16,6 +16,8 @@ from sites.release_log import ReleaseLog
 _log = logging.getLogger(__name__)
 
 RELEASES = "releases.jsonl"
+CLIENT_LOCK = ".client"
+"""Held, in the site's folder, by the client that answers for the site."""
 
 
 class SiteSession:

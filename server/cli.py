@@ -1,12 +1,12 @@
 """``iedn-server``: what the coordinator types."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
@@ -25,6 +25,7 @@ SiteArgument = Annotated[str, typer.Argument(help="A site of federation.toml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 HERE = Path()
+WATCH_S = 1.0
 
 
 @app.callback()
@@ -51,7 +52,7 @@ def init(
     ] = False,
 ) -> None:
     """Set up a federation: configuration, certificates, and a kit for each site."""
-    from .provisioning import Plan, provision
+    from .provisioning import SMALLEST_QUORUM, Plan, provision
 
     plan = Plan(
         name=name or run_dir.resolve().name,
@@ -70,6 +71,11 @@ def init(
         f"{run_dir / 'federation.toml'}: {len(config.sites)} sites, {rounds} rounds of "
         f"{config.rounds.quorum} updates at least"
     )
+    if len(plan.trainers) < SMALLEST_QUORUM and not simulation:
+        print(
+            f"warning: a site's policy lets a part of the model leave only if {SMALLEST_QUORUM} "
+            f"sites train it; with {len(plan.trainers)}, nothing will leave"
+        )
     print(f"next: hand each site its folder of {run_dir / 'kits'} (no secrets in it), get back its")
     print("tls/site.pub, and admit it: iedn-server admit SITE KEYFILE --dir DIR")
 
@@ -147,39 +153,35 @@ def certificates(run_dir: RunDirOption = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def status(
     run_dir: RunDir,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow a running coordinator until interrupted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say how far a run is, and who contributed to each round."""
-    from .report import finished, incomplete, joined, validations, worst_site
+    """Say how far a run is, who contributed to each round, and what each site does now."""
+    from .status import facts_of, tables
 
+    if watch:
+        _watch(run_dir)
+        return
     folder, config = _open(run_dir)
-    events = folder.events()
-    commits = [e for e in events if e["event"] == "commit" and e["round"] > 0]
-    facts = {
-        "run": config.run,
-        "simulation": config.simulation,
-        "rounds_committed": len({e["round"] for e in commits}),
-        "rounds_planned": config.rounds.count,
-        "finished": finished(events),
-        "incomplete": incomplete(events),
-        "joined": (joined(events) or {}).get("roster", {}),
-        "rosters": {e["round"]: e["roster"] for e in commits},
-        "worst_site": {e["round"]: worst_site(e) for e in validations(events)},
-    }
+    facts = facts_of(folder, config)
     if as_json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return
-    table = Table(title=f"{config.run}: {len(commits)} of {config.rounds.count} rounds")
-    table.add_column("round", justify="right")
-    for site in sorted(config.sites):
-        table.add_column(site)
-    for commit in commits:
-        roster = commit["roster"]
-        cells = [roster.get(s, {}).get("status", "") for s in sorted(config.sites)]
-        table.add_row(str(commit["round"]), *cells)
-    Console().print(table)
-    if facts["incomplete"]:
-        print(f"incomplete: {facts['incomplete']['reason']}")
+    Console().print(tables(facts))
+
+
+def _watch(run_dir: Path) -> None:
+    from rich.live import Live
+
+    from .status import facts_of, tables
+
+    folder, config = _open(run_dir)
+    with Live(tables(facts_of(folder, config)), auto_refresh=False) as screen:
+        while True:
+            time.sleep(WATCH_S)
+            screen.update(tables(facts_of(folder, config)), refresh=True)
 
 
 @app.command()
@@ -247,7 +249,10 @@ def _open(run_dir: Path) -> "tuple[RunFolder, FederationConfig]":
     from .run_folder import LOCK, RunFolder
 
     if not (run_dir / LOCK).is_file():
-        raise ConfigError("is not a run folder (no federation.lock.json)", where=str(run_dir))
+        is_set_up = (run_dir / "federation.toml").is_file()
+        problem = "has not been started" if is_set_up else f"is not a run folder (no {LOCK})"
+        allowed = f"iedn-server start {run_dir}, then this" if is_set_up else "a run folder"
+        raise ConfigError(problem, where=str(run_dir), allowed=allowed)
     config = load_federation(run_dir / "federation.toml")
     return RunFolder(run_dir, config), config
 

@@ -9,7 +9,7 @@ process was started again is asked again.
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 
 from iedn.protocol.messages import safe_code
 
+from . import live
 from .registry import OnlineNode, SiteRegistry
 
 _log = logging.getLogger(__name__)
@@ -156,6 +157,23 @@ class _Exchange:
             return False
         return not self.unsent or self.elapsed() >= self.patience.offline_grace_s
 
+    def snapshot(self, online: Collection[str]) -> live.Snapshot:
+        return live.Snapshot(
+            self.question.label,
+            round(self.elapsed(), 1),
+            self.patience.deadline_s,
+            {site: self._state(site, online) for site in sorted(self.question.sites)},
+        )
+
+    def _state(self, site: str, online: Collection[str]) -> live.SiteState:
+        if site in self.missing:
+            return "missing"
+        if site not in self.unsent and site not in self.pending:
+            return "replied"
+        if site not in online:
+            return "offline"
+        return "working" if site in self.pending else "waiting"
+
     def close(self) -> dict[str, str]:
         self.missing.update(dict.fromkeys(self.unsent, "offline"))
         self.missing.update(dict.fromkeys(self.pending, "late"))
@@ -192,6 +210,7 @@ def ask(
         nodes = registry.online(grid)
         exchange.push(nodes)
         exchange.pull(nodes, on_reply)
+        live.report(exchange.snapshot(nodes))
         if exchange.is_over():
             break
         time.sleep(patience.poll_interval_s)

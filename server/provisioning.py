@@ -223,7 +223,9 @@ def _write_identity(tls: Path, plan: Plan) -> None:
 
 def _write_kit(folder: Path, plan: Plan, site: str, *, node_port: int) -> None:
     kit = folder / KITS / site
-    (kit / "tls").mkdir(parents=True)
+    kit.parent.mkdir(exist_ok=True)
+    kit.mkdir(mode=0o700)  # on one machine, or packed with its rights, it holds patients' results
+    (kit / "tls").mkdir()
     authority = (folder / "tls" / "ca.crt").read_bytes()
     atomic_write_bytes(kit / "tls" / "ca.crt", authority)
     role = "train" if site in plan.trainers else "evaluate"

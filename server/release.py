@@ -24,7 +24,8 @@ from .run_folder import Event, RunFolder
 
 CARD = "best.card.json"
 
-_CARD_METRICS = ("psnr_db_mean", "ssim_percent_mean", "mae_mean")
+_WORST = {"psnr_db_mean": min, "ssim_percent_mean": min, "mae_mean": max}
+_DECIMALS = 4
 
 
 def release_model(federation: Federation, folder: RunFolder) -> Roster:
@@ -111,7 +112,7 @@ def _contributors(commits: list[Event], group: str) -> set[str]:
 
 
 def _card_metrics(events: list[Event], model_hash: str) -> dict[str, float]:
-    """Mean over sites and lowest site of each metric, for the splits this model was measured on."""
+    """Mean over sites and worst site of each metric, for the splits this model was measured on."""
     metrics: dict[str, float] = {}
     for event in events:
         if event["event"] != "evaluation" or event["model_hash"] != model_hash:
@@ -121,11 +122,11 @@ def _card_metrics(events: list[Event], model_hash: str) -> dict[str, float]:
         split, results = event["split"], event["sites"].values()
         metrics[f"{split}_sites"] = float(len(results))
         metrics[f"{split}_scans"] = float(sum(r["num_scans"] for r in results))
-        for name in _CARD_METRICS:
+        for name, worst in _WORST.items():
             values = [float(r["metrics"][name]) for r in results if name in r["metrics"]]
             if values:
-                metrics[f"{split}_{name}"] = math.fsum(values) / len(values)
-                metrics[f"{split}_{name}_lowest_site"] = min(values)
+                metrics[f"{split}_{name}"] = round(math.fsum(values) / len(values), _DECIMALS)
+                metrics[f"{split}_{name}_worst_site"] = round(worst(values), _DECIMALS)
     return metrics
 
 

@@ -11,6 +11,7 @@ import httpx
 from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.files import only_process
 
+from . import live
 from .config import FederationConfig, ListenConfig, load_federation
 from .federation import Federation, Roster
 from .link import Control, repeat_in_background, superlink
@@ -73,7 +74,8 @@ def _serving(folder: Path) -> Iterator[tuple[Control, FederationConfig, RunFolde
                 lambda: _follow_quietly(folder, link.control), _FOLLOW_S
             )
             try:
-                yield link.control, config, runs
+                with live.kept_in(folder):
+                    yield link.control, config, runs
             finally:
                 end_following()
 

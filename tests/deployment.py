@@ -111,7 +111,7 @@ class Deployment:
             self.scenario, self.simulated, cohorts=cohorts, seed=None, workers=1
         )
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.port, self.private_port = free_port(), free_port()
+        self.port, self.private_port, self.health_port = free_port(), free_port(), free_port()
         self._provision()
 
     @property
@@ -216,7 +216,8 @@ class Deployment:
     def _configure_server(self) -> None:
         path = self.run / "federation.toml"
         listen = tomllib.loads(path.read_text(encoding="utf-8"))["listen"]
-        listen |= {"port": self.port, "private_port": self.private_port, "health_port": 0}
+        listen |= {"port": self.port, "private_port": self.private_port}
+        listen["health_port"] = self.health_port
         content = self.config.model_dump(mode="json", exclude_none=True) | {"listen": listen}
         content["rounds"] |= {"offline_grace_s": 300.0, "join_timeout_s": 300.0}
         path.write_text(tomli_w.dumps(content), encoding="utf-8")

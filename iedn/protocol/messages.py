@@ -168,7 +168,7 @@ class ModelCard(FrozenModel):
         trained_on: patients, or a phantom.
         num_training_sites: sites with an accepted update in this or an earlier round.
         group_sites: such sites by group; a group with 0 was never trained and must not be used.
-        metrics: means over sites (each counts alike) and lowest site values, by split; number
+        metrics: means over sites (each counts alike) and the worst site's, by split; number
             of sites and declared scans behind them.
         code_version: version of the coordinator's package.
         use: what it may be used for.

@@ -2,18 +2,38 @@
 
 import json
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sites.release_log import verify
-from tests.deployment import TRAINERS, deployment, run_command, scenario
+from tests.deployment import TRAINERS, deployment, run_command, scenario, wait_until
 
 pytestmark = pytest.mark.xdist_group("deployment")
+
+
+def serves(port):
+    """What a probe of an orchestrator asks."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        except grpc.RpcError:
+            return False
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def status(deployed):
+    done = run_command("iedn-server", "status", str(deployed.run), "--json", cwd=deployed.folder)
+    return json.loads(done.stdout) if done.returncode == 0 else {"now": None}
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):
     with deployment(tmp_path_factory.mktemp("loopback"), scenario()) as running:
         running.start_all()
+        wait_until(lambda: serves(running.health_port), what="grpc.health.v1 says SERVING")
+        wait_until(lambda: status(running)["now"], what="a live status")
+        running.live = status(running)["now"]
         running.code = running.wait_for_end()
         yield running
 
@@ -24,11 +44,12 @@ def test_run_ends_well_and_reaches_the_model_of_the_simulation(deployed):
 
 
 def test_every_site_is_in_every_roster(deployed):
-    done = run_command("iedn-server", "status", str(deployed.run), "--json", cwd=deployed.folder)
-    status = json.loads(done.stdout)
-    assert status["finished"]
-    assert status["rounds_committed"] == 2
-    for roster in status["rosters"].values():
+    facts = status(deployed)
+    assert facts["finished"]
+    assert facts["rounds_committed"] == 2
+    assert set(deployed.live["sites"]) == set(deployed.sites)
+    assert facts["now"] == {}, "nobody is at work any more"
+    for roster in facts["rosters"].values():
         assert {s: e["status"] for s, e in roster.items()} == dict.fromkeys(TRAINERS, "accepted")
 
 

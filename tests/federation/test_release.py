@@ -53,8 +53,9 @@ def accepted(*groups):
     return {"status": "accepted", "weights": dict.fromkeys(groups, 10)}
 
 
-def quality(psnr, scans):
-    return {"metrics": {"psnr_db_mean": psnr, "psnr_db_sd": 1.0}, "num_scans": scans}
+def quality(psnr, mae, scans):
+    metrics = {"psnr_db_mean": psnr, "psnr_db_sd": 1.0, "mae_mean": mae}
+    return {"metrics": metrics, "num_scans": scans}
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def folder(tmp_path):
         commit = folder.commit(number, model, {}, {"roster": roster, "accepted_norms": []})
         if number == 1:
             folder.save_best(commit)
-            sites = {"site-a": quality(20.0, 5), "site-b": quality(23.0, 10)}
+            sites = {"site-a": quality(20.0, 0.06, 5), "site-b": quality(23.0, 0.04, 10)}
             for split in ("validation", "test"):
                 folder.append(
                     {
@@ -141,7 +142,9 @@ def test_card_says_who_trained_what_and_how_well(folder, grid, tmp_path):
         "test_sites": 2.0,
         "test_scans": 15.0,
         "test_psnr_db_mean": 21.5,
-        "test_psnr_db_mean_lowest_site": 20.0,
+        "test_psnr_db_mean_worst_site": 20.0,
+        "test_mae_mean": 0.05,
+        "test_mae_mean_worst_site": 0.06,
     }
 
 

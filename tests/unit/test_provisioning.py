@@ -120,6 +120,7 @@ def test_kits_have_the_keys_of_the_examples(folder, site, example):
 def test_private_keys_are_for_their_owner_and_none_is_in_a_kit(folder):
     for name in ("ca.key", "server.key"):
         assert mode(folder / "tls" / name) == 0o600
+    assert mode(folder / "tls") == mode(folder / "kits" / "site-a") == 0o700
     for path in (folder / "kits").rglob("*"):
         assert not path.is_file() or b"PRIVATE" not in path.read_bytes()
 
@@ -333,6 +334,10 @@ def test_commands_from_init_to_revoke(call, tmp_path):
     code, out, _ = call("init", run, "--sites", "a,b", "--evaluate", "qilu", "--host", "localhost")
     assert code == 0
     assert "3 sites, 20 rounds of 2 updates" in out
+    assert "with 2, nothing will leave" in out
+    code, _, error = call("status", run)
+    assert code == 3
+    assert "has not been started" in error.replace("\n", " ")
     made = create_identity(load_site_config(run / "kits" / "a" / "site.toml"))
     code, out, _ = call("admit", "a", made.public_file, "--dir", run)
     assert code == 0
