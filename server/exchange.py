@@ -182,7 +182,10 @@ class _Exchange:
 
 def _content(reply: Message | None) -> RecordDict:
     """The reply's record; an empty one, which no message parses from, if it has none."""
-    content = reply.content if reply is not None and reply.has_content() else None
+    try:
+        content = None if reply is None else reply.content
+    except ValueError:  # Flower's word for a message without
+        content = None
     return content if isinstance(content, RecordDict) else RecordDict()
 
 

@@ -4,7 +4,7 @@ Two sites are at work and the run waits for a third one while it is attacked; th
 comes, and the run ends well. Rows of the attack table that need no wire are tested in one process:
 replies in ``tests/federation/test_round_loop.py`` and ``test_bad_replies.py``, a poisoned global
 model in ``test_client_app.py``, the gates in ``tests/unit/test_gate.py`` and ``test_egress.py``.
-``README.md`` has the whole table.
+``docs/explanation/threat-model.md`` has the whole table.
 """
 
 import json
@@ -328,13 +328,19 @@ def test_node_with_a_key_that_was_not_admitted_ends(lone_nodes, unmoved):
     assert "Failed to activate SuperNode" in started["not admitted"].wait(LONG_S)
 
 
-def test_revoked_key_is_shut_out_while_the_run_goes_on(running):
+@pytest.fixture(scope="module")
+def revoked(running):
+    """The number that the node of a site had, which had joined, until its key was revoked."""
     number = nodes(running)[REVOKED]
     done = run_command("iedn-server", "revoke", REVOKED, "--dir", str(running.run), cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     wait_until(lambda: REVOKED not in nodes(running), LONG_S, "the coordinator follows")
+    return number
+
+
+def test_revoked_key_is_shut_out_while_the_run_goes_on(running, revoked):
     with fleet(running, site_key(running, REVOKED)) as client:
-        calls = _calls(client, number)
+        calls = _calls(client, revoked)
         assert {n: status_of(c) for n, c in calls.items()} == dict.fromkeys(calls, 401)
     wait_until(
         lambda: f"{REVOKED}: no connection" in running.log(REVOKED), LONG_S, "its client notices"
@@ -342,6 +348,7 @@ def test_revoked_key_is_shut_out_while_the_run_goes_on(running):
     assert running.processes["server"].poll() is None
 
 
+@pytest.mark.usefixtures("revoked")
 def test_attacked_run_goes_on_to_its_end(running):
     assert online(running) >= {AT_WORK}
     running.start_site(LAST)

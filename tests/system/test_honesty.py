@@ -90,7 +90,9 @@ def outcome(request, outcomes):
 def test_start_ends_as_incomplete_and_names_the_site(outcome):
     end, missing = outcome
     assert end.code == 1
-    assert f"{missing}: " in end.output.splitlines()[-1], end.output[-2000:]
+    errors = [line for line in end.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, end.output[-2000:]
+    assert f"{missing}: " in errors[0]
     assert "of 3 needed sites" in end.output
     assert "start again with the same command" in end.output
 
@@ -128,7 +130,8 @@ def test_nothing_says_success(outcome):
     assert "finished" not in {e["event"] for e in end.events}
     assert end.release.returncode != 0
     assert "received" not in end.release.stdout
-    assert "incomplete" in end.page.lower()
+    assert "Incomplete." in end.page
+    assert "not finished" in end.page
 
 
 def test_no_committed_round_lacks_a_site(outcome):
