@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -112,16 +113,27 @@ class _Exchange:
     def pull(self, nodes: Mapping[str, OnlineNode], on_reply: OnReply) -> None:
         for site in sorted(set(self.pending) & set(nodes)):
             sent = self.pending[site]
-            for reply in self.grid.pull_messages([sent.message_id]):
-                self._take(site, reply, on_reply)
+            for reply in self._replies(sent):
+                if self.pending.get(site) is sent:  # the first reply counts, a second one does not
+                    self._take(site, reply, on_reply)
             if self.pending.get(site) is sent and sent.session != nodes[site].session:
                 _log.warning("%s: %s was restarted", self.question.label, site)
                 self._ask_again(site, "restarted")
 
-    def _take(self, site: str, reply: Message, on_reply: OnReply) -> None:
-        if not reply.has_error():
+    def _replies(self, sent: _Pending) -> list[Message | None]:
+        """What came; None for bytes that are no message, which the site made up."""
+        try:
+            return list(self.grid.pull_messages([sent.message_id]))
+        except httpx.HTTPError:
+            raise
+        except Exception as error:  # Flower decodes with whatever the bytes lead it to
+            _log.warning("%s: a reply does not decode: %r", self.question.label, error)
+            return [None]
+
+    def _take(self, site: str, reply: Message | None, on_reply: OnReply) -> None:
+        if reply is None or not reply.has_error():
             del self.pending[site]
-            on_reply(site, reply.content)
+            on_reply(site, _content(reply))
             return
         code = safe_code(f"transport-{reply.error.code}")
         if reply.error.code in _LOST_ON_THE_WAY:
@@ -174,6 +186,15 @@ class _Exchange:
         self.missing.update(dict.fromkeys(self.unsent, "offline"))
         self.missing.update(dict.fromkeys(self.pending, "late"))
         return self.missing
+
+
+def _content(reply: Message | None) -> RecordDict:
+    """The reply's record; an empty one, which no message parses from, if it has none."""
+    try:
+        content = None if reply is None else reply.content
+    except ValueError:  # Flower's word for a message without
+        content = None
+    return content if isinstance(content, RecordDict) else RecordDict()
 
 
 def ask(

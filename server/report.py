@@ -88,6 +88,7 @@ def render(
         test=_last(events, "test", "metrics"),
         external=_last(events, "test", "diagnostic"),
         finished=finished(events),
+        incomplete=incomplete(events),
         sites=sorted(config.sites),
         modalities=[str(m) for m in Modality],
         groups=groups_for(Modality),
@@ -103,9 +104,13 @@ def validations(events: list[Event]) -> list[Event]:
 
 
 def finished(events: list[Event]) -> Event:
-    """The last ``finished`` line, or an empty one."""
-    found = [e for e in events if e["event"] == "finished"]
-    return found[-1] if found else {}
+    """The ``finished`` line; empty if the run has not ended, or has gone on since."""
+    for event in reversed(events):
+        if event["event"] == "finished":
+            return event
+        if event["event"] in ("commit", "incomplete"):
+            break
+    return {}
 
 
 def incomplete(events: list[Event]) -> Event:

@@ -132,6 +132,7 @@ def _superlink(settings: LinkSettings) -> AsgiApp:
     from flwr.superlink.main import create_app
 
     _wait_longer_for_the_database()
+    _refuse_replies_in_anothers_name()
     health = f"{_LOOPBACK}:{settings.health_port}" if settings.health_port else None
     config = SuperLinkLifespanConfig(
         control_address="",
@@ -171,6 +172,23 @@ def _wait_longer_for_the_database() -> None:
         for name, value in SQLITE_PRAGMAS
     )
     vars(sql_mixin)["SQLITE_PRAGMAS"] = pragmas
+
+
+def _refuse_replies_in_anothers_name() -> None:
+    """Flower 1.41 checks who sends, but not that a reply names its sender as its author."""
+    from flwr.proto.fleet_pb2 import PushMessagesRequest
+    from flwr.superlink.servicer.fleet import fleet_handlers
+    from starlette.exceptions import HTTPException
+
+    push = fleet_handlers.push_messages
+
+    def push_own_messages(request: PushMessagesRequest, state: Any) -> Any:
+        sender = request.node.node_id
+        if any(m.metadata.src_node_id != sender for m in request.messages_list):
+            raise HTTPException(401, "a reply in the name of another node")
+        return push(request, state)
+
+    vars(fleet_handlers)["push_messages"] = push_own_messages
 
 
 async def _serve(settings: LinkSettings) -> None:

@@ -89,7 +89,7 @@ def _envelope(record: RecordDict) -> tuple[str, dict[str, object]]:
         raise ProtocolError("malformed", "the record holds no message")
     try:
         fields = json.loads(str(config["json"]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ProtocolError("malformed", "the message is not JSON") from error
     if not isinstance(fields, dict):
         raise ProtocolError("malformed", "the message is not an object")

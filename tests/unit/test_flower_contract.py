@@ -64,3 +64,9 @@ def test_pragmas_are_looked_up_when_a_connection_opens():
 
     assert "in SQLITE_PRAGMAS" in inspect.getsource(sql_mixin)
     assert "busy_timeout" in dict(sql_mixin.SQLITE_PRAGMAS)
+
+
+def test_replies_are_stored_by_a_function_that_is_looked_up_when_it_is_called():
+    from flwr.superlink.routers.fleet import router
+
+    assert "fleet_handlers.push_messages(" in inspect.getsource(router.fleet_push_messages)
