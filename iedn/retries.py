@@ -5,7 +5,7 @@ whole process, or raises what is no ``Exception``; and once the other side is ba
 before it is asked again. Here a refusal is an error like any other, and pauses stay short.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 import httpx
@@ -25,7 +25,7 @@ class Retrier(Protocol):
     """The part of Flower's ``RetryInvoker`` that decides."""
 
     should_giveup: Callable[[Exception], bool] | None
-    wait_gen_factory: Callable[[], Iterator[float]]
+    wait_gen_factory: Callable[[], Generator[float, None, None]]
 
 
 def retry_calmly(retrier: Retrier, is_over: Callable[[], bool]) -> None:
@@ -43,7 +43,7 @@ def retry_calmly(retrier: Retrier, is_over: Callable[[], bool]) -> None:
     retrier.wait_gen_factory = pauses
 
 
-def pauses() -> Iterator[float]:
+def pauses() -> Generator[float, None, None]:
     """Seconds between tries: doubling up to ``LONGEST_PAUSE_S``; Flower draws from 0 to each."""
     pause = 0.5
     while True:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.deployment import EVALUATOR, commits, scenario, wait_until
 from tests.system.doomed import EXECUTOR, SERVER, SUPERLINK, SUPERNODE
-from tests.system.ward import SERVER_NAME, Ward
+from tests.system.ward import ENDING_S, SERVER_NAME, Ward
 
 pytestmark = pytest.mark.system
 
@@ -24,7 +24,8 @@ TOGETHER = {
     "two-sites": {"site-a": "mid-training", "site-b": "mid-upload"},
     "superlink-and-site": {"server": "superlink-during-broadcast", "site-a": "mid-training"},
 }
-CELLS = [*SERVER, *SUPERLINK, *EXECUTOR, *SUPERNODE, *TOGETHER, "everything"]
+STOPS = {"sigterm": (signal.SIGTERM, 143), "sigint": (signal.SIGINT, 130)}
+CELLS = [*SERVER, *SUPERLINK, *EXECUTOR, *SUPERNODE, *TOGETHER, "everything", *STOPS]
 
 
 def cells(names):
@@ -120,5 +121,22 @@ def test_everything_is_killed_at_once(ward, name):
     wait_until(lambda: commits(ward.run)[1:], PATIENCE_S, "round 1 is committed")
     ward.kill_everything()
     assert ward.alive() == {}
+    ward.start_all()
+    check_outcome(ward)
+
+
+@pytest.mark.parametrize("name", cells(STOPS))
+def test_stop_is_clean_and_the_same_command_goes_on(ward, name):
+    ward.begin(name)
+    ward.start_server()
+    wait_until(lambda: commits(ward.run)[1:], PATIENCE_S, "round 1 is committed")
+    number, code = STOPS[name]
+    before = {n: len(ward.log(n)) for n in ward.processes}
+    for process in ward.processes.values():
+        process.send_signal(number)
+    assert {n: p.wait(ENDING_S) for n, p in ward.processes.items()} == dict.fromkeys(before, code)
+    assert [n for n, length in before.items() if "Traceback" in ward.log(n)[length:]] == []
+    ward.wait_until_nothing_is_left()
+    assert ward.held_ports() == []
     ward.start_all()
     check_outcome(ward)
