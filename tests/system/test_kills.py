@@ -5,7 +5,9 @@ process, every round holds every site's update, the release logs are whole, and 
 no process, no port.
 """
 
+import os
 import signal
+import time
 
 import pytest
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.system
 
 TRAINERS = ("site-a", "site-b")
 ROUNDS = 2
+SUSPENDED_S = 75.0
 PATIENCE_S = 900.0
 TOGETHER = {
     "server-and-site": {"server": "between-gate-and-sum-of-first", "site-a": "mid-training"},
@@ -25,7 +28,7 @@ TOGETHER = {
     "superlink-and-site": {"server": "superlink-during-broadcast", "site-a": "mid-training"},
 }
 STOPS = {"sigterm": (signal.SIGTERM, 143), "sigint": (signal.SIGINT, 130)}
-CELLS = [*SERVER, *SUPERLINK, *EXECUTOR, *SUPERNODE, *TOGETHER, "everything", *STOPS]
+CELLS = [*SERVER, *SUPERLINK, *EXECUTOR, *SUPERNODE, *TOGETHER, "everything", "suspended", *STOPS]
 
 
 def cells(names):
@@ -122,6 +125,20 @@ def test_everything_is_killed_at_once(ward, name):
     ward.kill_everything()
     assert ward.alive() == {}
     ward.start_all()
+    check_outcome(ward)
+
+
+@pytest.mark.parametrize("name", cells(["suspended"]))
+def test_coordinator_is_suspended_until_flower_has_given_up_its_run(ward, name):
+    ward.begin(name)
+    ward.start_server()
+    wait_until(lambda: commits(ward.run)[1:], PATIENCE_S, "round 1 is committed")
+    ours = [pid for pid, line in ward.alive().items() if "server" in line]
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in ours:
+            os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(SUSPENDED_S)
     check_outcome(ward)
 
 

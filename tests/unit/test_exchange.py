@@ -103,3 +103,12 @@ def test_site_that_always_loses_its_reply_is_given_up():
 def test_refused_bundle_is_final():
     grid = Grid(ErrorCode.INVALID_FAB, "reply")
     assert run(grid, Registry({"site-a": "one"})) == ([], {"site-a": "transport-7"})
+
+
+def test_message_that_is_not_taken_is_sent_again():
+    class Refusing(Grid):
+        def push_messages(self, messages):
+            taken = super().push_messages(messages)
+            return [""] if self.pushed == 1 else taken
+
+    assert run(Refusing("lost", "reply"), Registry({"site-a": "one"})) == (["site-a"], {})
