@@ -101,7 +101,7 @@ class Ward(Deployment):
     def releases(self, site: str) -> list[Entry]:
         """What the site's release log says of the cell's run; the whole chain is checked."""
         entries = verify(self.kit(site) / "releases.jsonl")
-        return [e for e in entries if e.get("run") == self.run_name()]
+        return [e for e in entries if e["message"].get("run") == self.run_name()]
 
     def wait_until_nothing_is_left(self, *names: str) -> None:
         """Wait until nothing but the named sites' processes and one child of each is alive."""
