@@ -42,6 +42,7 @@ def cells(names):
 def ward(tmp_path_factory):
     content = scenario(rounds=ROUNDS, trainers=TRAINERS)
     del content["sites"][EVALUATOR]
+    content["rounds"]["poll_interval_s"] = 1.0
     made = Ward(tmp_path_factory.mktemp("ward"), content, CELLS)
     try:
         yield made
