@@ -10,13 +10,19 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from iedn.protocol.messages import CapabilitiesRequest, EvaluateRequest, TrainRequest
+from iedn.protocol.messages import (
+    CapabilitiesRequest,
+    EvaluateRequest,
+    ReleaseRequest,
+    TrainRequest,
+)
 from iedn.protocol.records import parse, parse_groups, to_record
 from sites.config import SITE_FILE, find_site
 from sites.egress import failure_of
 
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics
+from .release import answer_release
 from .session import SiteSession, session_for
 from .training import answer_training
 
@@ -36,6 +42,12 @@ def partition(message: Message, context: Context) -> Message:
     """Answer which partition of a simulation this node plays."""
     number = int(str(context.node_config["partition-id"]))
     return Message(RecordDict({"node": ConfigRecord({"id": number})}), reply_to=message)
+
+
+@app.query("release")
+def release(message: Message, context: Context) -> Message:
+    """Keep the finished model and answer with a receipt."""
+    return _answer(message, context, _release)
 
 
 @app.train()
@@ -67,20 +79,28 @@ def _handled(session: SiteSession, handle: Handler, content: RecordDict) -> Reco
 
 def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, CapabilitiesRequest)
+    session.check_run(request.run)
     counts = session.counts(request.grid)
     return to_record(session.egress.capabilities(session.config.role, counts, request.run))
 
 
 def _train(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, TrainRequest)
+    session.check_run(request.run)
     reply, deltas = answer_training(session, request, parse_groups(record))
     return to_record(reply, deltas)
 
 
 def _evaluate(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, EvaluateRequest)
+    session.check_run(request.run)
     answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
     return to_record(answer(session, request, parse_groups(record)))
+
+
+def _release(session: SiteSession, record: RecordDict) -> RecordDict:
+    request = parse(record, ReleaseRequest)
+    return to_record(answer_release(session, request, parse_groups(record)))
 
 
 def _site_file(context: Context) -> Path:

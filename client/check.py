@@ -17,6 +17,8 @@ from sites.config import SiteConfig
 from sites.dataset import PreparedCohort
 from sites.report import Characteristics, CohortReport, Flow, ReportedFinding
 
+from .one_scan import OneMap
+
 CHECK = "check"
 """Folder of the pictures, in the site's folder."""
 
@@ -47,6 +49,15 @@ def write_overlays(config: SiteConfig, cohort: PreparedCohort, *, most: int) -> 
         written.append(path)
         progress.report(task, done, len(order))
     return written
+
+
+def write_picture(made: OneMap) -> Path:
+    """Draw the brain mask on the images that a map was made from; a PNG beside the map."""
+    from sites.overlay import write_overlay
+
+    path = made.path.with_name(f"{made.record.scan_id}_inputs.png")
+    write_overlay(path, made.record, made.scan)
+    return path
 
 
 def as_json(report: CohortReport, overlays: list[Path]) -> dict[str, Any]:

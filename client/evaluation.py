@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from iedn import progress
-from iedn.errors import CohortError
+from iedn.errors import CohortError, PolicyError
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.files import atomic_write_bytes
 from iedn.inference import synthesize
@@ -25,14 +25,18 @@ from .training import network_from
 
 Row = dict[str, float]
 
+NO_CBV = "an evaluating site has no measured CBV: SSIM and PSNR are refused"
+
 
 def answer_metrics(session: SiteSession, request: EvaluateRequest, groups: Groups) -> EvaluateReply:
     """Mean image quality on a held-out split.
 
     Raises:
         CohortError: the split holds no scan with measured CBV.
-        PolicyError: the policy does not allow it.
+        PolicyError: the policy does not allow it, or the site has no measured CBV.
     """
+    if session.config.role == "evaluate":
+        raise PolicyError(NO_CBV)
     cohort = session.cohort(request.grid)
     dataset = cohort.validation if request.split == "validation" else cohort.test
     task = f"{session.config.name}: evaluating round {request.round}"

@@ -24,6 +24,7 @@ class ModelFile:
         config: the network's configuration.
         model_hash: SHA-256 of its tensors.
         round_number: the round it was committed in.
+        metadata: what else the writer added.
     """
 
     network: Network
@@ -31,6 +32,7 @@ class ModelFile:
     config: NetworkConfig
     model_hash: str
     round_number: int
+    metadata: dict[str, str]
 
 
 def load_model_file(path: Path) -> ModelFile:
@@ -51,4 +53,5 @@ def load_model_file(path: Path) -> ModelFile:
         checkpoint.config,
         checkpoint.model_hash,
         number,
+        checkpoint.metadata,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iedn import progress
 from iedn.config import GridConfig
+from iedn.errors import PolicyError
 from iedn.modalities import Modality
 from sites.config import SiteConfig, load_site_config
 from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
@@ -15,6 +16,8 @@ from sites.release_log import ReleaseLog
 _log = logging.getLogger(__name__)
 
 RELEASES = "releases.jsonl"
+CLIENT_LOCK = ".client"
+"""Held, in the site's folder, by the client that answers for the site."""
 
 
 class SiteSession:
@@ -30,6 +33,17 @@ class SiteSession:
         self.egress = Egress(config.policy, ReleaseLog(config.folder / RELEASES))
         self._cohorts: dict[GridConfig, PreparedCohort] = {}
 
+    def check_run(self, run: str) -> None:
+        """Refuse to work for a run that this site has not agreed to.
+
+        Raises:
+            PolicyError: it is not in ``coordinator.federations``.
+        """
+        coordinator = self.config.coordinator
+        if coordinator is not None and run not in coordinator.federations:
+            allowed = ", ".join(coordinator.federations) or "none"
+            raise PolicyError(f"coordinator.federations does not name {run!r}; only {allowed}")
+
     def cohort(self, grid: GridConfig) -> PreparedCohort:
         """The cohort on a grid; read and prepared at the first call, then kept."""
         if grid not in self._cohorts:
@@ -44,7 +58,8 @@ class SiteSession:
 
     def _prepare(self, grid: GridConfig) -> PreparedCohort:
         reporter = progress.reporter(f"{self.config.name}: preparing scans")
-        cohort = prepare_cohort(self.config, grid, progress=reporter)
+        config = self.config
+        cohort = prepare_cohort(config, grid, progress=reporter, workers=config.workers)
         for entry in cohort.quarantined:
             _log.warning("%s: %s", self.config.name, entry)
         return cohort

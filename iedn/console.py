@@ -6,10 +6,12 @@ plain line every few seconds; with ``--json``, one JSON object a line.
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -28,7 +30,7 @@ from rich.progress import (
 from . import progress
 from .errors import IednError
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 PLAIN_INTERVAL_S = 5.0
 
 _errors = Console(stderr=True, highlight=False)
@@ -55,16 +57,27 @@ def showing_progress(*, as_json: bool = False) -> Iterator[None]:
         end()
 
 
-def new_app() -> typer.Typer:
+def new_app(*, invoke_without_command: bool = False) -> typer.Typer:
     """A typer application whose tracebacks never show values: they may be a patient's."""
-    return typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    return typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        invoke_without_command=invoke_without_command,
+    )
 
 
 def run_command(app: typer.Typer) -> NoReturn:
-    """Run a typer application; errors end with one sentence and the documented exit code."""
+    """Run a typer application; errors end with one sentence and the documented exit code.
+
+    SIGTERM, which services and containers are stopped with, cleans up as Ctrl-C does.
+    """
     _log_to_stderr()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
+            _errors.print("interrupted", style="red")
     except click.exceptions.Abort:
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
@@ -77,6 +90,11 @@ def run_command(app: typer.Typer) -> NoReturn:
         _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _log_to_stderr() -> None:
@@ -97,20 +115,31 @@ class _JsonLines:
 
 
 class _PlainLines:
-    """A line for a task's end, and one every few seconds before it."""
+    """A line for a task's end, and one every few seconds before it, with the time left."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._first: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = self._clock()
+        self._first.setdefault(task, (now, done))
         started = self._last.setdefault(task, now)
         if done < total and now - started < PLAIN_INTERVAL_S:
             return
         self._last[task] = now
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}\n")
+        left = _time_left(*self._first[task], now=now, done=done, total=total)
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}{left}\n")
         sys.stderr.flush()
+
+
+def _time_left(started: float, before: int, *, now: float, done: int, total: int) -> str:
+    """``, about 3 min left`` at the pace since the first report; nothing at the end."""
+    if not before < done < total:
+        return ""
+    seconds = (now - started) * (total - done) / (done - before)
+    return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
 
 
 @contextmanager

@@ -4,7 +4,8 @@
     ├── ConfigError           3  a configuration file or value is wrong
     │   └── CheckpointError   3  a model file cannot be used
     ├── CohortError           4  a cohort as a whole cannot be used
-    │   └── ScanError         4  one scan cannot be used (quarantined; the rest goes on)
+    │   ├── ScanError         4  one scan cannot be used (quarantined; the rest goes on)
+    │   └── StatisticsError   4  the rows do not allow the statistic; also a ValueError
     ├── IdentityError         5  TLS, certificate or key
     ├── UnreachableError      6  the other side does not answer
     ├── TrainingError         1  training gives numbers that cannot be used
@@ -65,6 +66,10 @@ class ScanError(CohortError):
         self.code, self.problem, self.scan, self.modality = code, problem, scan, modality
         place = " ".join(part for part in (scan, modality) if part)
         super().__init__(f"{code} {place}: {problem}" if place else f"{code}: {problem}")
+
+
+class StatisticsError(CohortError, ValueError):
+    """The rows do not allow the statistic: one class only, one patient, values not finite."""
 
 
 class IdentityError(IednError):

@@ -1,8 +1,10 @@
 """Writing files so that a reader sees the old or the new content, never half of it."""
 
+import fcntl
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +46,22 @@ def atomic_write_tensors(
     atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata=dict(metadata or {})))
 
 
+@contextmanager
+def only_process(path: Path) -> Iterator[bool]:
+    """Hold ``path`` as a lock while the block lasts; the system frees it however the process ends.
+
+    Yields:
+        False if another process, or another block of this one, holds it.
+    """
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
 def append_line(path: Path | str, line: str) -> None:
     """Append ``line`` and a line feed to ``path``, durably; the file is made if it is missing.
 
@@ -61,6 +79,19 @@ def append_line(path: Path | str, line: str) -> None:
         _flush(stream)
     if is_new:
         _flush_folder(path.parent)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove what a process killed while appending has left of its last line; durable."""
+    content = path.read_bytes() if path.exists() else b""
+    complete = complete_lines(content)
+    if complete != content:
+        atomic_write_bytes(path, complete)
+
+
+def complete_lines(content: bytes) -> bytes:
+    """The content up to its last line feed: without a line that is being written."""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def _line_feed_if_torn(stream: BinaryIO) -> bytes:

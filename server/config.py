@@ -61,6 +61,28 @@ class AggregationConfig(FrozenModel):
     gate: GateConfig = GateConfig()
 
 
+class ListenConfig(FrozenModel):
+    """Where the coordinator listens; paths are taken from the folder of ``federation.toml``.
+
+    Attributes:
+        host: interface of the public listener, which serves nothing but what sites need.
+        port: its port, the only one that a firewall has to open.
+        private_port: everything else, on the loopback interface only.
+        health_port: ``grpc.health.v1`` on the loopback interface, for probes; 0 is off.
+        certificate: the server's certificate (PEM) ...
+        key: ... its private key ...
+        ca: ... and the authority that signed it.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104  (sites come from outside)
+    port: int = Field(default=9092, ge=1, le=65535)
+    private_port: int = Field(default=9093, ge=1, le=65535)
+    health_port: int = Field(default=9094, ge=0, le=65535)
+    certificate: Path = Path("tls/server.crt")
+    key: Path = Path("tls/server.key")
+    ca: Path = Path("tls/ca.crt")
+
+
 class FederationConfig(FrozenModel):
     """Everything the coordinator decides.
 
@@ -72,6 +94,7 @@ class FederationConfig(FrozenModel):
         sites: who takes part, by name.
         flip_average: average with the left-right flipped input when evaluating.
         simulation: the run plays all parts on one machine; every report says so.
+        listen: where sites reach the coordinator; absent where no site is outside.
     """
 
     run: RunName
@@ -84,6 +107,7 @@ class FederationConfig(FrozenModel):
     sites: dict[SiteName, SiteEntry] = Field(min_length=1)
     flip_average: bool = False
     simulation: bool = False
+    listen: ListenConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "FederationConfig":

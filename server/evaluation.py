@@ -12,7 +12,14 @@ from flwr.app import RecordDict
 
 from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
-from iedn.protocol.messages import EvaluateReply, EvaluateRequest, EvaluationKind, Split
+from iedn.evaluation.statistics import SiteAreas
+from iedn.protocol.messages import (
+    ComparisonName,
+    EvaluateReply,
+    EvaluateRequest,
+    EvaluationKind,
+    Split,
+)
 from iedn.protocol.records import parse, to_record
 
 from .aggregation import Float32Groups
@@ -20,6 +27,7 @@ from .config import SelectionRule
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
 from .rounds import subset
+from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
 
@@ -50,6 +58,7 @@ def evaluate(
     is_metrics = evaluation == "metrics"
     sites = federation.trainers() if is_metrics else federation.evaluators()
     results: dict[str, Facts] = {}
+    areas: dict[str, dict[ComparisonName, SiteAreas]] = {}
     roster: Roster = {}
     label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
 
@@ -60,7 +69,8 @@ def evaluate(
     def on_reply(site: str, record: RecordDict) -> None:
         try:
             reply = _checked(parse(record, EvaluateReply), subject, split, evaluation)
-            results[site] = {"metrics": reply.metrics, "num_scans": reply.num_scans}
+            areas[site] = checked_areas(reply.paired_areas)
+            results[site] = _facts(site, reply, areas[site])
             roster[site] = {"status": "accepted"}
         except ProtocolError as error:
             roster[site] = refusal(site, error)
@@ -78,7 +88,17 @@ def evaluate(
         "sites": dict(sorted(results.items())),
         "roster": dict(sorted(roster.items())),
         "score": score(results, federation.config.rounds.selection) if is_metrics else None,
+        "stratified": stratified(areas),
     }
+
+
+def _facts(site: str, reply: EvaluateReply, areas: dict[ComparisonName, SiteAreas]) -> Facts:
+    """One site's line of the event; an external one's areas and the numbers they come from."""
+    facts: Facts = {"metrics": reply.metrics, "num_scans": reply.num_scans}
+    if not areas:
+        return facts
+    sent = {name: numbers.model_dump() for name, numbers in reply.paired_areas.items()}
+    return facts | {"areas": stratified({site: areas}), "paired_areas": sent}
 
 
 def score(results: dict[str, Facts], rule: SelectionRule) -> float | None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import RecordDict
@@ -25,7 +25,16 @@ Roster = dict[str, dict[str, Any]]
 
 
 class QuorumError(IednError):
-    """Too few sites; the run stops here and goes on from here when started again."""
+    """Too few sites; the run stops here and goes on from here when started again.
+
+    Args:
+        text: how many there are, and why each other site is missing.
+        roster: what became of each site.
+    """
+
+    def __init__(self, text: str, roster: Roster) -> None:
+        self.roster = roster
+        super().__init__(text)
 
 
 @dataclass(frozen=True)
@@ -67,16 +76,27 @@ class Federation:
         return [s for s, c in sorted(self.capabilities.items()) if c.role == "evaluate"]
 
 
-def join(federation: Federation) -> tuple[dict[str, SiteCapabilities], Roster]:
-    """Ask every site what it can contribute.
+@dataclass(frozen=True)
+class Call:
+    """Whom to ask to join, and how long to wait.
 
-    Raises:
-        QuorumError: fewer training sites than the quorum, or a required one is missing.
+    Attributes:
+        sites: who is asked.
+        needed: who is waited for until ``wait_s`` has passed, even if offline.
+        wait_s: seconds in all.
     """
+
+    sites: frozenset[str]
+    needed: frozenset[str]
+    wait_s: float
+
+
+def join(federation: Federation, call: Call) -> tuple[Federation, Roster]:
+    """Ask sites what they can contribute; those that answer well are part of what is returned."""
     config = federation.config
     preset = config.effective_preset
     request = CapabilitiesRequest(run=config.run, grid=preset.grid, network=preset.network)
-    joined: dict[str, SiteCapabilities] = {}
+    joined = dict(federation.capabilities)
     roster: Roster = {}
 
     def on_reply(site: str, record: RecordDict) -> None:
@@ -88,15 +108,14 @@ def join(federation: Federation) -> tuple[dict[str, SiteCapabilities], Roster]:
         roster[site] = {"status": "joined"}
         progress.report("sites joined", len(joined), len(config.sites))
 
+    question = Question(
+        call.sites, lambda _: to_record(request), "query", "join", needed=call.needed
+    )
     rounds = config.rounds
-    sites = frozenset(config.sites)
-    question = Question(sites, lambda _: to_record(request), "query", "join", needed=sites)
-    patience = Patience(rounds.join_timeout_s, rounds.offline_grace_s, rounds.poll_interval_s)
+    patience = Patience(call.wait_s, rounds.offline_grace_s, rounds.poll_interval_s)
     missing = ask(federation.grid, federation.registry, question, on_reply, patience)
     roster.update({site: {"status": why} for site, why in missing.items()})
-    trainers = [s for s, c in joined.items() if c.role == "train"]
-    check_quorum(config, trainers, roster, "join")
-    return dict(sorted(joined.items())), roster
+    return replace(federation, capabilities=dict(sorted(joined.items()))), roster
 
 
 def refusal(site: str, error: ProtocolError) -> dict[str, Any]:
@@ -141,7 +160,7 @@ def check_quorum(config: FederationConfig, present: list[str], roster: Roster, l
         + (f" ({reasons})" if reasons else "")
         + ". Nothing was committed; start again with the same command to go on from here"
     )
-    raise QuorumError(text)
+    raise QuorumError(text, dict(sorted(roster.items())))
 
 
 def _is_evaluator(config: FederationConfig, site: str) -> bool:

@@ -20,6 +20,11 @@ from iedn.parameters import groups_for
 from .config import FederationConfig
 from .run_folder import LOCK, Event, RunFolder
 
+COMPARISONS = {
+    "roi": "ROI values",
+    "models": "models with standard MRI",
+    "readers": "readers with standard MRI",
+}
 REPORT, CURVES = "report.html", "curves.png"
 
 _MARKERS = "osD^vPX*"
@@ -73,21 +78,22 @@ def render(
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("report.html.j2")
     commits = [e for e in events if e["event"] == "commit" and e["round"] > 0]
-    joins = [e for e in events if e["event"] == "join"]
     return template.render(
         config=config,
         lock=lock,
         curves=base64.b64encode(picture).decode(),
         commits=commits,
-        joined=joins[-1] if joins else None,
+        joined=joined(events),
         validation=validations(events),
         test=_last(events, "test", "metrics"),
         external=_last(events, "test", "diagnostic"),
         finished=finished(events),
+        incomplete=incomplete(events),
         sites=sorted(config.sites),
         modalities=[str(m) for m in Modality],
         groups=groups_for(Modality),
         worst=worst_site,
+        comparisons=COMPARISONS,
     )
 
 
@@ -98,9 +104,29 @@ def validations(events: list[Event]) -> list[Event]:
 
 
 def finished(events: list[Event]) -> Event:
-    """The last ``finished`` line, or an empty one."""
-    found = [e for e in events if e["event"] == "finished"]
-    return found[-1] if found else {}
+    """The ``finished`` line; empty if the run has not ended, or has gone on since."""
+    for event in reversed(events):
+        if event["event"] == "finished":
+            return event
+        if event["event"] in ("commit", "incomplete"):
+            break
+    return {}
+
+
+def incomplete(events: list[Event]) -> Event:
+    """Why the run stands still: its last line, if that says that sites are missing; or empty."""
+    return events[-1] if events and events[-1]["event"] == "incomplete" else {}
+
+
+def joined(events: list[Event]) -> Event | None:
+    """The last declarations of all sites, with what became of each site's joining."""
+    joins = [e for e in events if e["event"] == "join"]
+    if not joins:
+        return None
+    roster: dict[str, Any] = {}
+    for event in joins:  # a later line tells of the sites that were asked again, or of all
+        roster |= event["roster"]
+    return {**joins[-1], "roster": roster}
 
 
 def worst_site(evaluation: Event) -> str:

@@ -3,6 +3,7 @@
 Nothing is written here; ``run`` commits what a round returns.
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
 from .gate import Expectation, admit, declared_weight
 from .optimizers import Moments, server_step
+
+_log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 
@@ -120,6 +123,8 @@ class _Intake:
             self._admit(site, record)
         except ProtocolError as error:
             self.roster[site] = refusal(site, error)
+        else:
+            _log.info("round %d: %s: update accepted", self.state.number + 1, site)
         done = len(self.roster)
         total = len(self.federation.trainers())
         progress.report(f"round {self.state.number + 1}: replies", done, total)

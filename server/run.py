@@ -1,7 +1,7 @@
 """A whole run: join, rounds, best model, final evaluation; and going on after any stop."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
@@ -10,7 +10,7 @@ from iedn.parameters import flatten, state_hash
 
 from .config import FederationConfig
 from .evaluation import ModelUnderTest, best_round, evaluate
-from .federation import Federation, join
+from .federation import Call, Federation, QuorumError, check_quorum, join
 from .registry import SiteRegistry
 from .rounds import RoundState, train_round
 from .run_folder import BEST, Event, RunFolder
@@ -44,17 +44,65 @@ def run_federation(
         QuorumError: too few sites; everything committed so far is kept.
     """
     with folder.exclusive():
-        state = _initial_or_resumed(config, folder)
-        federation = Federation(grid, registry, config)
-        capabilities, roster = join(federation)
-        federation = replace(federation, capabilities=capabilities)
-        folder.append({"event": "join", "roster": roster, "sites": _declared(federation)})
-        _evaluate_if_missing(federation, folder, state)
-        while state.number < config.rounds.count:
-            progress.report("rounds", state.number, config.rounds.count)
-            state = _one_round(federation, folder, state)
-        progress.report("rounds", state.number, config.rounds.count)
-        return _finish(federation, folder, state)
+        try:
+            return _run(Federation(grid, registry, config), folder)
+        except QuorumError as error:
+            folder.append({"event": "incomplete", "reason": str(error), "roster": error.roster})
+            raise
+
+
+def _run(federation: Federation, folder: RunFolder) -> RunResult:
+    count = federation.config.rounds.count
+    state = _initial_or_resumed(federation.config, folder)
+    federation, absent = _opened(federation, folder)
+    _evaluate_if_missing(federation, folder, state)
+    while state.number < count:
+        progress.report("rounds", state.number, count)
+        federation, absent = _welcomed(federation, absent, folder)
+        state = _one_round(federation, folder, state)
+    progress.report("rounds", state.number, count)
+    federation, _ = _welcomed(federation, absent, folder)
+    return _finish(federation, folder, state)
+
+
+def _opened(federation: Federation, folder: RunFolder) -> tuple[Federation, frozenset[str]]:
+    """All sites are asked to join; those of the last round, or all at first, are waited for.
+
+    Raises:
+        QuorumError: fewer training sites than the quorum, or a required one is missing.
+    """
+    config = federation.config
+    sites = frozenset(config.sites)
+    last = folder.last_commit()
+    took_part = {
+        site
+        for site, entry in (last or {}).get("roster", {}).items()
+        if entry["status"] == "accepted"
+    }
+    call = Call(sites, frozenset(took_part) or sites, config.rounds.join_timeout_s)
+    return _joined(federation, call, folder)
+
+
+def _welcomed(
+    federation: Federation, absent: frozenset[str], folder: RunFolder
+) -> tuple[Federation, frozenset[str]]:
+    """Sites that were away and are online now take part from here on."""
+    back = absent & set(federation.registry.online(federation.grid)) if absent else absent
+    if not back:
+        return federation, absent
+    call = Call(back, frozenset(), federation.config.rounds.offline_grace_s)
+    federation, still = _joined(federation, call, folder)
+    return federation, (absent - back) | still
+
+
+def _joined(
+    federation: Federation, call: Call, folder: RunFolder
+) -> tuple[Federation, frozenset[str]]:
+    federation, roster = join(federation, call)
+    check_quorum(federation.config, federation.trainers(), roster, "join")
+    folder.append({"event": "join", "roster": roster, "sites": _declared(federation)})
+    turned_down = ("joined", "refused", "failed")
+    return federation, frozenset(s for s, e in roster.items() if e["status"] not in turned_down)
 
 
 def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundState:
@@ -104,11 +152,26 @@ def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> Run
     subject = ModelUnderTest(number, model, best_hash)
     if ("test", "metrics", best_hash) not in done:
         folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
-    if federation.evaluators() and ("test", "diagnostic", best_hash) not in done:
+    if federation.evaluators() and not _all_external_answered(folder, best_hash):
         folder.append(evaluate(federation, subject, split="test", evaluation="diagnostic"))
     result = RunResult(state.number, state_hash(flatten(state.model)), number, best_hash)
     folder.append({"event": "finished", **vars(result)})
     return result
+
+
+def _all_external_answered(folder: RunFolder, model_hash: str) -> bool:
+    """Whether the numbers of all external sites are in.
+
+    A site that has to look at its numbers first refuses them; it is asked again when the same
+    command is given on the finished run.
+    """
+    asked = [
+        e
+        for e in folder.events()
+        if e["event"] == "evaluation"
+        and (e["evaluation"], e["model_hash"]) == ("diagnostic", model_hash)
+    ]
+    return bool(asked) and all(s["status"] == "accepted" for s in asked[-1]["roster"].values())
 
 
 def _validations(folder: RunFolder) -> list[Event]:

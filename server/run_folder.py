@@ -10,7 +10,6 @@ A round is committed by appending its line after its files are on disk. A proces
 leaves files nobody refers to, which the repeated round overwrites; killed after, nothing is lost.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -25,7 +24,14 @@ import safetensors.numpy
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
-from iedn.files import append_line, atomic_write_bytes, atomic_write_tensors
+from iedn.files import (
+    append_line,
+    atomic_write_bytes,
+    atomic_write_tensors,
+    complete_lines,
+    cut_torn_line,
+    only_process,
+)
 from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
@@ -61,22 +67,18 @@ class RunFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        with (self.path / ".exclusive").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                problem = "another process is running this run"
-                raise ConfigError(problem, where=str(self.path)) from None
-            self._cut_torn_line()
+        with only_process(self.path / ".exclusive") as is_ours:
+            if not is_ours:
+                raise ConfigError("another process is running this run", where=str(self.path))
+            cut_torn_line(self.path / HISTORY)
             yield
 
     def events(self) -> list[Event]:
         """All complete lines of the history; one that is being written is not looked at."""
         path = self.path / HISTORY
         content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
         try:
-            return [json.loads(line) for line in complete.splitlines()]
+            return [json.loads(line) for line in complete_lines(content).splitlines()]
         except ValueError as error:
             raise CheckpointError("the history is damaged", where=str(path)) from error
 
@@ -131,13 +133,6 @@ class RunFolder:
             checkpoint.model_hash,
             int(checkpoint.metadata["round"]),
         )
-
-    def _cut_torn_line(self) -> None:
-        path = self.path / HISTORY
-        content = path.read_bytes() if path.exists() else b""
-        complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
-            atomic_write_bytes(path, complete)
 
     def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
         preset = self._config.effective_preset
@@ -218,7 +213,7 @@ def _comparable(dump: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what a continued run may change."""
     changeable = ("count", "deadline_s", "join_timeout_s", "offline_grace_s", "keep")
     rounds = {k: v for k, v in dump.get("rounds", {}).items() if k not in changeable}
-    return {**dump, "rounds": rounds}
+    return {**dump, "rounds": rounds, "listen": None}
 
 
 def _first_difference(a: Any, b: Any, place: str = "") -> str:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -31,6 +31,15 @@ DEFAULT_WORKERS = os.cpu_count() or 1
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Sites or phantoms worked on at a time.")]
+TablePreset = Annotated[
+    str, typer.Option(help="default or hard lesions, or a scenario (shipped, or a TOML file).")
+]
+ResultsFolder = Annotated[
+    Path | None, typer.Option(help="Folder that also gets the table, e.g. docs/results.")
+]
+CohortsFolder = Annotated[
+    Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
+]
 ScenarioName = Annotated[str, typer.Argument(help="A shipped scenario, or a TOML file.")]
 
 
@@ -45,9 +54,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/SCENARIO.")] = None,
     engine: Annotated[Engine, typer.Option(help="This process, or Flower on Ray.")] = "inprocess",
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the scenario's seed.")] = None,
-    cohorts: Annotated[
-        Path | None, typer.Option(help="Phantom cohorts, shared by runs; default OUT/../cohorts.")
-    ] = None,
+    cohorts: CohortsFolder = None,
     workers: Workers = DEFAULT_WORKERS,
     as_json: AsJson = False,
 ) -> None:
@@ -79,6 +86,71 @@ def run(
     _print_summary(summary)
     print(f"report   {folder / 'report.html'}\nmontage  {montage}\nmodel    {summary.model_hash}")
     print(f"phantoms {prepared - started:.0f} s, federation {trained - prepared:.0f} s")
+
+
+@app.command()
+def table2(
+    preset: TablePreset = "default",
+    out: Annotated[Path | None, typer.Option(help="Default: runs/table2-PRESET.")] = None,
+    combinations: Annotated[
+        str, typer.Option(help="paper, all, or some: ASL,T1WI+ASL,…")
+    ] = "paper",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every model; default: the scenario's.")
+    ] = None,
+    results: ResultsFolder = None,
+    cohorts: CohortsFolder = None,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's Table 2 on a phantom; the same command goes on after any stop."""
+    from .table2 import TableRequest, make_table2
+    from .table2_page import as_json as table_json
+    from .table2_page import markdown, write_table2
+
+    config = load_scenario(_tables(preset))
+    folder = out or Path("runs") / f"table2-{Path(preset).stem}"
+    phantoms = cohorts or folder.parent / "cohorts"
+    request = TableRequest(preset, combinations, steps, phantoms, workers)
+    with showing_progress(as_json=as_json):
+        scores, facts = make_table2(config, folder, request)
+    for place in (folder, *(() if results is None else (results,))):
+        written = write_table2(place, scores, facts)
+    if as_json:
+        print(json.dumps(table_json(scores, facts), indent=2))
+        return
+    print(markdown(scores, facts))
+    print("\n".join(str(path) for path in written))
+
+
+@app.command()
+def table3(
+    model: Annotated[Path, typer.Option(help="A released model file, e.g. best.safetensors.")],
+    preset: TablePreset = "default",
+    out: Annotated[Path | None, typer.Option(help="Default: runs/table3-PRESET.")] = None,
+    results: ResultsFolder = None,
+    cohorts: CohortsFolder = None,
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's Table 3 on phantom external cohorts, with a released model."""
+    from .table3 import as_json as table_json
+    from .table3 import make_table3, markdown, write_table3
+
+    config = load_scenario(_tables(preset))
+    folder = out or Path("runs") / f"table3-{Path(preset).stem}"
+    with showing_progress(as_json=as_json):
+        table = make_table3(
+            config, model, folder, cohorts=cohorts or folder.parent / "cohorts", workers=workers
+        )
+    title = f"table3-{Path(preset).stem}"
+    for place in (folder, *(() if results is None else (results,))):
+        written = write_table3(place, table, title)
+    if as_json:
+        print(json.dumps(table_json(table), indent=2))
+        return
+    print(markdown(table, title))
+    print("\n".join(str(path) for path in written))
 
 
 @app.command()
@@ -135,6 +207,11 @@ def split(
         print(path)
 
 
+def _tables(preset: str) -> str:
+    """The scenario of a preset of ``table2`` and ``table3``."""
+    return f"tables-{preset}" if preset in ("default", "hard") else preset
+
+
 def _print_summary(summary: "RunSummary") -> None:
     title = f"{summary.run}: held-out test scans of a PHANTOM, PSNR (dB) and SSIM (%)"
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
@@ -149,21 +226,24 @@ def _print_summary(summary: "RunSummary") -> None:
         table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
-    for site_name, metrics in summary.external.items():
-        print(_external_line(site_name, metrics))
+    for name, areas in summary.external.items():
+        for comparison, found in areas.items():
+            print(_external_line(f"{name}, {comparison}", found))
+    for comparison, found in summary.stratified.items():
+        if len(found["sites"]) > 1:
+            print(_external_line(f"all external sites, stratified, {comparison}", found))
 
 
-def _external_line(site: str, metrics: dict[str, float]) -> str:
-    parts = []
-    for name, title in (("synthetic_cbv", "synthetic CBV"), ("asl", "ASL")):
-        if f"{name}_auc" in metrics:
-            auc, low, high = (metrics[f"{name}_auc{end}"] for end in ("", "_low", "_high"))
-            parts.append(f"AUC {title} {auc:.3f} ({low:.3f}-{high:.3f})")
-    counts = (
-        f"{metrics['synthetic_cbv_num_recurrence']:.0f} recurrence, "
-        f"{metrics['synthetic_cbv_num_treatment_response']:.0f} treatment response"
-    )
-    return f"{site} (external, PHANTOM): {', '.join(parts)}; {counts}"
+def _external_line(name: str, found: dict[str, Any]) -> str:
+    parts = [
+        f"AUC {title} {found[key]['value']:.3f} ({found[key]['low']:.3f}-{found[key]['high']:.3f})"
+        for key, title in (("synthetic_cbv", "synthetic CBV"), ("asl", "ASL"))
+    ]
+    if "p_value" in found:
+        parts.append(f"p {found['p_value']:.3f}")
+    recurrence, response = found["num_recurrence"], found["num_treatment_response"]
+    counts = f"{recurrence} recurrence, {response} treatment response"
+    return f"{name} (PHANTOM): {', '.join(parts)}; {counts}"
 
 
 def main() -> None:

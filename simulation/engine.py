@@ -24,10 +24,11 @@ from flwr.app import Context, RecordDict
 from client.app import app as client_app
 from client.session import forget_sessions
 from iedn import progress
+from iedn.bundle import write_bundle
 from iedn.errors import IednError, UnreachableError
 from iedn.files import atomic_write_bytes
+from iedn.process import flower_environment, stop_child
 from server.app import app as server_app
-from server.bundle import write_bundle
 from server.config import FederationConfig
 from server.run_folder import RunFolder
 from sites.config import SITE_FILE
@@ -38,12 +39,6 @@ _log = logging.getLogger(__name__)
 
 _STARTUP_S = 90.0
 _LOOK_S = 2.0
-_FLOWER_ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 
 
 def run_in_process(out: Path, config: FederationConfig, *, workers: int) -> None:
@@ -84,9 +79,8 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
     home = Path(tempfile.mkdtemp(prefix="iedn-flower-"))
     scripts = str(Path(sys.executable).parent)  # Flower starts its helpers by name
     environment = {
-        **os.environ,
-        **_FLOWER_ENVIRONMENT,
-        "FLWR_HOME": str(home),
+        **flower_environment(home),
+        "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
     }
     try:
@@ -142,12 +136,7 @@ def _superlink(home: Path, environment: dict[str, str], log: BinaryIO) -> Iterat
         _wait_for_port(port, process)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop_child(process, patience_s=20.0)
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

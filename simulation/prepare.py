@@ -15,7 +15,7 @@ from iedn.errors import ConfigError
 from iedn.files import atomic_write_bytes
 from server.config import FederationConfig
 from server.run_folder import HISTORY
-from sites.config import SITE_FILE
+from sites.config import SITE_FILE, Role
 
 from .phantom import PhantomCohort, phantom_pool, write_bids, write_cohort
 from .scenario import ScenarioConfig, ScenarioSite
@@ -27,6 +27,9 @@ Layout = Literal["manifest", "bids"]
 _SIMULATION_POLICY = {
     "min_patients": 1,
     "min_group_sites": 1,
+    "min_class_patients": 1,
+    "min_cell": 1,
+    "review": False,
     "releases": ["update", "metrics", "diagnostic"],
 }
 
@@ -46,14 +49,39 @@ def prepare_run(
     federation = scenario.federation(seed)
     out.mkdir(parents=True, exist_ok=True)
     _write_toml(out / FEDERATION_FILE, federation.model_dump(mode="json", exclude_none=True))
-    manifests = _manifests(scenario, cohorts.absolute(), workers)
-    for name, site in sorted(scenario.sites.items()):
-        manifest = manifests[name]
+    prepare_sites(scenario, out, cohorts=cohorts, workers=workers)
+    return federation
+
+
+def prepare_sites(
+    scenario: ScenarioConfig,
+    out: Path,
+    *,
+    cohorts: Path,
+    workers: int,
+    role: Role | None = None,
+) -> list[str]:
+    """Make the cohorts and site files of a scenario; of one role only, if it is given.
+
+    Args:
+        scenario: whose sites.
+        out: gets ``sites/NAME/site.toml``.
+        cohorts: see ``prepare_run``.
+        workers: processes that generate phantoms.
+        role: leaves the sites of the other role out.
+
+    Returns:
+        Names of the sites.
+    """
+    names = sorted(n for n, s in scenario.sites.items() if role is None or s.role == role)
+    manifests = _manifests(scenario, names, cohorts.absolute(), workers)
+    for name in names:
+        site, manifest = scenario.sites[name], manifests[name]
         folder = out / "sites" / name
         folder.mkdir(parents=True, exist_ok=True)
         cache = cohorts.absolute() / "prepared" / manifest.parent.name
         _write_toml(folder / SITE_FILE, _site(name, site, manifest, cache))
-    return federation
+    return names
 
 
 def is_finished(out: Path) -> bool:
@@ -91,10 +119,13 @@ def write_phantoms(
     return manifests
 
 
-def _manifests(scenario: ScenarioConfig, cohorts: Path, workers: int) -> dict[str, Path]:
+def _manifests(
+    scenario: ScenarioConfig, names: list[str], cohorts: Path, workers: int
+) -> dict[str, Path]:
     manifests = {n: s.manifest for n, s in scenario.sites.items() if s.manifest is not None}
+    phantoms = {n: made for n, made in _phantom_seeds(scenario).items() if n in names}
     with phantom_pool(workers) as pool:
-        for name, (phantom, seed) in _phantom_seeds(scenario).items():
+        for name, (phantom, seed) in phantoms.items():
             folder = cohorts / f"{name}-{_digest(phantom, seed)}"
             manifests[name] = _cohort(name, phantom, folder, seed=seed, pool=pool)
     return manifests
@@ -127,6 +158,7 @@ def _site(name: str, site: ScenarioSite, manifest: Path, cache: Path) -> dict[st
         "role": site.role,
         "manifest": str(manifest.absolute()),
         "cache": str(cache),
+        "workers": 1,  # several sites prepare at once already
         "policy": _SIMULATION_POLICY,
         "split": site.split.model_dump(mode="json"),
     }

@@ -56,7 +56,8 @@ class RunSummary:
         model_hash: of the model after the last round.
         best_round: round of the model that was tested.
         sites: training sites.
-        external: metrics of the evaluating sites, by site.
+        external: areas under ROC curves of the evaluating sites, by site and comparison.
+        stratified: the same over all of them.
     """
 
     run: str
@@ -64,14 +65,15 @@ class RunSummary:
     model_hash: str
     best_round: int
     sites: tuple[SiteResult, ...]
-    external: dict[str, dict[str, float]]
+    external: dict[str, dict[str, Any]]
+    stratified: dict[str, Any]
 
 
 def summarise(out: Path, config: FederationConfig) -> RunSummary:
     """Gather a finished run's results, fit the baselines, write ``summary.json``."""
     events = RunFolder(out, config).events()
     end = finished(events)
-    test = _evaluation(events, "metrics", end["best_hash"])
+    test = _evaluation(events, "metrics", end["best_hash"])["sites"]
     external = _evaluation(events, "diagnostic", end["best_hash"])
     results = []
     for number, (site, result) in enumerate(sorted(test.items())):
@@ -86,7 +88,8 @@ def summarise(out: Path, config: FederationConfig) -> RunSummary:
         model_hash=end["model_hash"],
         best_round=end["best_round"],
         sites=tuple(results),
-        external={site: r["metrics"] for site, r in external.items()},
+        external={site: r.get("areas", {}) for site, r in external["sites"].items()},
+        stratified=external["stratified"],
     )
     content = json.dumps(summary_fields(summary), indent=2, sort_keys=True)
     atomic_write_bytes(out / SUMMARY, content.encode() + b"\n")
@@ -117,9 +120,9 @@ def _baselines(cohort: PreparedCohort) -> dict[str, Quality]:
 
 def _evaluation(events: list[Event], kind: str, model_hash: str) -> dict[str, Any]:
     found = [
-        e["sites"]
+        e
         for e in events
         if e["event"] == "evaluation"
         and (e["split"], e["evaluation"], e["model_hash"]) == ("test", kind, model_hash)
     ]
-    return dict(found[-1]) if found else {}
+    return dict(found[-1]) if found else {"sites": {}, "stratified": {}}

@@ -23,6 +23,7 @@ from iedn.files import atomic_write_bytes
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
 from .asl_context import companions
+from .brain_mask import estimator
 from .cohort import ScanRecord
 from .config import RegistrationMode
 from .preprocessing import PREPROCESSING_VERSION, Frame, Geometry, PreparedScan, Shape
@@ -65,8 +66,13 @@ def cache_key(
         "files": {column: _file_digest(path) for column, path in record.files.items()},
     }
     return hashlib.sha256(
-        json.dumps(settings | _raw_asl(record), sort_keys=True).encode()
+        json.dumps(settings | _raw_asl(record) | _made_mask(record), sort_keys=True).encode()
     ).hexdigest()
+
+
+def _made_mask(record: ScanRecord) -> dict[str, str]:
+    """What a mask that nobody gave would be made by."""
+    return {} if record.brain_mask is not None else {"brain_mask": estimator()}
 
 
 def _raw_asl(record: ScanRecord) -> dict[str, Any]:

@@ -56,6 +56,10 @@ CODES: dict[str, Code] = {
         "Files that are not used; each name is listed once.",
         "Nothing, or give them a known name.",
     ),
+    "E111": Code(
+        "Preparing the scan ended its process.",
+        "Look at the sizes of its files; lower workers in site.toml if memory is short.",
+    ),
     "E201": Code(
         "The file holds several volumes, or not three dimensions.",
         "Export one map, or name the volume in the column asl_volume.",
@@ -82,8 +86,18 @@ CODES: dict[str, Code] = {
         "Look at the overlay; check the mask.",
     ),
     "E210": Code("There is no T1WI, which defines the grid.", "Add the T1, or exclude the scan."),
-    "E211": Code("There is no brain mask.", "Make one and name it in the column brain_mask."),
-    "W211": Code("There is no brain mask beside the images.", "Add one, named in brain_mask."),
+    "E211": Code(
+        "There is no brain mask, and none could be made.",
+        "Make one and name it in the column brain_mask, or install the extra mask (deepbet).",
+    ),
+    "W211": Code(
+        "There is no brain mask beside the images.",
+        "Add one, named in brain_mask, or install the extra mask (deepbet).",
+    ),
+    "W212": Code(
+        "The brain mask was made from the T1 by a network that knows healthy adults.",
+        "Look at the overlay; draw the mask if it is wrong.",
+    ),
     "E212": Code(
         "A BIDS file lies in the folder of another patient or session; not used.",
         "Move or rename it.",

@@ -8,7 +8,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from iedn.config import FrozenModel, Recompute
 from iedn.errors import ConfigError
@@ -18,13 +25,27 @@ Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
 RegistrationMode = Literal["auto", "off"]
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
 SITE_FILE = "site.toml"
 SITES_VARIABLE = "IEDN_SITES"
+WORKER_BYTES = 2**31
+"""What one scan at a time may take: deepbet, where a mask has to be made, needs most of it."""
+MOST_WORKERS = 4
 
 
 def _from_folder(path: Path, context: ValidationInfo) -> Path:
     folder = (context.context or {}).get("folder", Path())
     return Path(folder) / path.expanduser()
+
+
+def default_workers() -> int:
+    """Scans to prepare at a time: a processor and 2 GiB of memory each, 4 at the most."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    processors = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # those this process may use; not known everywhere
+        processors = len(os.sched_getaffinity(0))
+    return max(1, min(processors, memory // WORKER_BYTES, MOST_WORKERS))
 
 
 SitePath = Annotated[Path, AfterValidator(_from_folder)]
@@ -39,6 +60,11 @@ class PolicyConfig(FrozenModel):
         reveal_small_group: send a group even if fewer sites than that train it.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
+        min_class_patients: a diagnostic release needs as many patients of each outcome.
+        min_cell: no count of patients or scans below this leaves in a diagnostic release, neither
+            as it stands nor as the difference of two releases.
+        review: a diagnostic release leaves only after somebody at the site has seen these very
+            numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
     """
 
@@ -46,6 +72,9 @@ class PolicyConfig(FrozenModel):
     min_group_sites: int = Field(default=3, ge=1)
     reveal_small_group: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
+    min_class_patients: int = Field(default=10, ge=1)
+    min_cell: int = Field(default=5, ge=1)
+    review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
 
 
@@ -89,11 +118,20 @@ class CoordinatorConfig(FrozenModel):
         address: ``host:port`` of the coordinator's public listener.
         ca: certificate of the authority that signed the coordinator's certificate.
         key: this site's private key.
+        federations: names of the runs this site takes part in; all others are refused.
+        bundles: SHA-256 of manifests that may name the work, besides the installed version's own.
+        node_port: loopback port of this site's Flower node.
+        heartbeat_s: seconds between two signs of life to the coordinator, 10 to 1800. A process
+            that was killed is let in again after at most twice as long.
     """
 
     address: str = Field(pattern=r"^\S+:[0-9]{1,5}$")
     ca: SitePath | None = None
     key: SitePath | None = None
+    federations: tuple[str, ...] = ()
+    bundles: tuple[Sha256, ...] = ()
+    node_port: int = Field(default=9095, ge=1, le=65535)
+    heartbeat_s: int = Field(default=15, ge=10, le=1800)
 
 
 class SiteConfig(FrozenModel):
@@ -109,6 +147,7 @@ class SiteConfig(FrozenModel):
         threads: CPU threads; absent means the coordinator's number.
         recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
             least memory; ``nothing`` keeps everything. The model that results is the same.
+        workers: scans that are prepared at a time; changes no result.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
@@ -119,6 +158,7 @@ class SiteConfig(FrozenModel):
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
     recompute: Recompute = "norms"
+    workers: int = Field(default_factory=default_workers, ge=1, le=64)
     policy: PolicyConfig = PolicyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()

@@ -5,21 +5,19 @@ what cannot be used is put in quarantine with its code, and the rest goes on. No
 the site.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from iedn.config import GridConfig
-from iedn.errors import CohortError, ScanError
+from iedn.errors import CohortError
 from iedn.modalities import TARGET, Modality
 from iedn.sample import IednSample
 
-from .cache import ScanCache, ScanSummary, cache_key, summarise
+from .cache import ScanCache
 from .checks import file_findings
 from .cohort import (
     Cohort,
@@ -29,107 +27,12 @@ from .cohort import (
     modality_counts,
     split_by_patient,
 )
-from .config import RegistrationMode, SiteConfig
+from .config import SiteConfig
 from .duplicates import find_duplicates
-from .identifying import header_findings, record_findings
-from .preprocessing import PreparedScan, Shape, prepare_scan
+from .identifying import record_findings
+from .preparation import Entry, Progress, ScanStore, prepare_all
+from .preprocessing import PreparedScan, Shape
 from .reading import Finding, FloatArray
-
-KEEP_BYTES = 2**30
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A scan that can be used.
-
-    Attributes:
-        record: the scan with only those files that could be used.
-        source: the scan as the manifest has it.
-        key: its name in the cache.
-        shape: (D, H, W).
-        digests: SHA-256 of its images' voxels by manifest column.
-    """
-
-    record: ScanRecord
-    source: ScanRecord
-    key: str
-    shape: Shape
-    digests: dict[str, str]
-
-
-class ScanStore:
-    """Prepared scans from the cache, each read once and then mapped; rebuilds what is damaged.
-
-    A scan whose file cannot be mapped is kept in memory, of those the latest.
-
-    Args:
-        cache: where they are.
-        grid: the preset's grid, for rebuilding.
-        keep_bytes: how much to keep in memory of what cannot be mapped; 0 keeps nothing.
-        registration: whether clearly misaligned files are moved to the T1.
-    """
-
-    def __init__(
-        self,
-        cache: ScanCache,
-        grid: GridConfig,
-        *,
-        keep_bytes: int = KEEP_BYTES,
-        registration: RegistrationMode = "off",
-    ) -> None:
-        self._cache, self._grid, self._keep_bytes = cache, grid, keep_bytes
-        self._registration = registration
-        self._mapped: dict[str, PreparedScan] = {}
-        self._kept: OrderedDict[str, PreparedScan] = OrderedDict()
-        self._bytes = 0
-
-    def key(self, record: ScanRecord) -> str:
-        """The scan's name in the cache; depends on its files, the grid and the settings."""
-        return cache_key(record, self._grid, registration=self._registration)
-
-    def summary(self, record: ScanRecord, key: str) -> ScanSummary:
-        """What the scan has; it is prepared if the cache does not have it.
-
-        Raises:
-            ScanError: the scan cannot be prepared.
-        """
-        return self._cache.summary(key) or summarise(self._build(record, key))
-
-    def load(self, record: ScanRecord, key: str) -> PreparedScan:
-        """The scan's arrays.
-
-        Raises:
-            ScanError: the scan had to be prepared again and its files are not there any more.
-        """
-        if key in self._mapped:
-            return self._mapped[key]
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        scan = self._cache.load(key)
-        if scan is None:
-            built = self._build(record, key)
-            scan = self._cache.load(key)
-            if scan is None:
-                return self._keep(key, built)
-        self._mapped[key] = scan
-        return scan
-
-    def _build(self, record: ScanRecord, key: str) -> PreparedScan:
-        scan = prepare_scan(record, self._grid, registration=self._registration)
-        scan = replace(scan, warnings=(*scan.warnings, *header_findings(record)))
-        self._cache.store(key, scan)
-        return scan
-
-    def _keep(self, key: str, scan: PreparedScan) -> PreparedScan:
-        self._kept[key] = scan
-        self._bytes += _num_bytes(scan)
-        while self._bytes > self._keep_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= _num_bytes(dropped)
-        return scan
 
 
 class ScanDataset(Dataset[IednSample]):
@@ -147,6 +50,11 @@ class ScanDataset(Dataset[IednSample]):
     def records(self) -> list[ScanRecord]:
         """The scans' records, with only those files that are used. Local."""
         return [entry.record for entry in self._entries]
+
+    @property
+    def keys(self) -> list[str]:
+        """Name of every scan in the cache; tells its content."""
+        return [entry.key for entry in self._entries]
 
     @property
     def shapes(self) -> list[Shape]:
@@ -247,7 +155,7 @@ def examine_cohort(
     cohort = load_manifest(config.manifest)
     registration = config.preprocessing.registration
     store = ScanStore(ScanCache(config.cache), grid, registration=registration)
-    outcomes = _prepare_all(cohort.scans, store, progress, workers)
+    outcomes = prepare_all(cohort.scans, store, progress, workers)
     found = [outcome.entry for outcome in outcomes if outcome.entry is not None]
     duplicates = find_duplicates((entry.record, entry.digests) for entry in found)
     entries = [entry for entry in found if entry.record.key not in duplicates.refused]
@@ -283,41 +191,6 @@ def as_sample(scan: PreparedScan) -> IednSample:
     )
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    entry: Entry | None
-    quarantined: tuple[Quarantine, ...]
-    warnings: tuple[tuple[str, Finding], ...] = ()
-
-
-def _prepare_all(
-    scans: Sequence[ScanRecord], store: ScanStore, progress: Progress | None, workers: int
-) -> list[_Outcome]:
-    """One outcome a scan, in the manifest's order whatever the order of completion."""
-    outcomes = []
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
-        for outcome in pool.map(lambda record: _prepare_one(record, store), scans):
-            outcomes.append(outcome)
-            if progress is not None:
-                progress(len(outcomes), len(scans))
-    finally:
-        # An interrupt ends after the scans in hand, not after all of them.
-        pool.shutdown(cancel_futures=True)
-    return outcomes
-
-
-def _prepare_one(record: ScanRecord, store: ScanStore) -> _Outcome:
-    try:
-        key = store.key(record)
-        summary = store.summary(record, key)
-    except ScanError as error:
-        return _Outcome(None, (Quarantine(error.code, record.key, error.modality, error.problem),))
-    entry = Entry(_reduced(record, summary.columns), record, key, summary.shape, summary.digests)
-    refused = (Quarantine(f.code, record.key, f.modality, f.problem) for f in summary.refused)
-    return _Outcome(entry, tuple(refused), tuple((record.key, f) for f in summary.warnings))
-
-
 def _start_findings(config: SiteConfig, cohort: Cohort) -> list[tuple[str, Finding]]:
     """What can be said at every start, without reading an image."""
     folder = config.manifest.parent
@@ -326,17 +199,6 @@ def _start_findings(config: SiteConfig, cohort: Cohort) -> list[tuple[str, Findi
         for record in cohort.scans
         for finding in (*file_findings(record), *record_findings(record, folder))
     ]
-
-
-def _reduced(record: ScanRecord, columns: frozenset[str]) -> ScanRecord:
-    """The record without the files that could not be used."""
-    return replace(
-        record,
-        images={m: path for m, path in record.images.items() if m in columns},
-        cbv=record.cbv if TARGET in columns else None,
-        lesion_mask=record.lesion_mask if "lesion_mask" in columns else None,
-        reader_roi=record.reader_roi if "reader_roi" in columns else None,
-    )
 
 
 def _parts(
@@ -375,8 +237,3 @@ def _nothing_left(config: SiteConfig, cohort: Cohort, quarantined: Sequence[Quar
 
 def _tensor(array: FloatArray) -> Tensor:
     return torch.from_numpy(array).unsqueeze(0)
-
-
-def _num_bytes(scan: PreparedScan) -> int:
-    arrays = [*scan.images.values(), *scan.regions.values(), scan.brain_mask]
-    return sum(a.nbytes for a in arrays) + (0 if scan.cbv is None else scan.cbv.nbytes)

@@ -6,7 +6,6 @@ down to multiples of 5, so that two releases cannot be subtracted to find one pa
 """
 
 import logging
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,14 @@ from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
 from iedn.protocol.messages import (
+    ComparisonName,
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    PairedAreas,
     ProtocolMessage,
+    ReleaseReceipt,
+    ReleaseRequest,
     Role,
     SiteCapabilities,
     TrainReply,
@@ -33,11 +36,13 @@ from iedn.protocol.messages import (
 )
 
 from .config import PolicyConfig, ReleaseKind
+from .diagnostic_release import Approvals, DiagnosticRelease, ReleasedScans, check_small_counts
 from .release_log import ReleaseLog
 
 _log = logging.getLogger(__name__)
 
 COARSE_STEP = 5
+RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
 
 Deltas = dict[str, dict[str, NDArray[np.float32]]]
 
@@ -65,9 +70,9 @@ class TrainingCounts:
         return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
 
 
-def coarsen(count: int) -> int:
-    """``count`` rounded down to a multiple of 5, but never below 1; 0 stays 0."""
-    return 0 if count == 0 else max(1, count - count % COARSE_STEP)
+def coarsen(count: int, step: int = COARSE_STEP) -> int:
+    """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
+    return 0 if count == 0 else max(1, count - count % step)
 
 
 class Egress:
@@ -75,12 +80,15 @@ class Egress:
 
     Args:
         policy: what may leave.
-        log: where each release is written before it leaves.
+        log: where each release is written before it leaves; the scans behind diagnostic releases
+            and the approvals are files beside it.
     """
 
     def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
         self._policy = policy
         self._log = log
+        self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
+        self._approvals = Approvals(log.path.with_name(APPROVALS))
 
     def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
         """What the site declares when it joins a run: coarsened counts."""
@@ -146,22 +154,47 @@ class Egress:
         self._allow("metrics", num_patients)
         return self._evaluation(request, summary_of(rows), len(rows))
 
-    def diagnostic(
-        self,
-        request: EvaluateRequest,
-        values: Mapping[str, float],
-        *,
-        num_scans: int,
-        num_patients: int,
-    ) -> EvaluateReply:
-        """Diagnostic value of an external cohort: areas under the curve, class counts.
+    def diagnostic(self, request: EvaluateRequest, release: DiagnosticRelease) -> EvaluateReply:
+        """Diagnostic value of an external cohort: seven numbers a comparison.
 
         Raises:
-            PolicyError: diagnostic releases are not allowed, or too few patients.
+            PolicyError: not allowed, too few patients, too close to an earlier release, or not
+                yet approved at the site.
         """
-        self._allow("diagnostic", num_patients)
-        finite = {k: float(v) for k, v in values.items() if math.isfinite(v)}
-        return self._evaluation(request, finite, num_scans)
+        fields = self.preview(release)
+        if self._policy.review and not self._approvals.has(release):
+            raise PolicyError(
+                "nobody at this site has approved these numbers (policy.review); look at them "
+                "with `iedn-client --site NAME evaluate --model FILE`, then add --approve"
+            )
+        self._released_scans.remember(release)
+        return self._evaluation(request, {}, release.num_scans, fields)
+
+    def preview(self, release: DiagnosticRelease) -> dict[ComparisonName, PairedAreas]:
+        """What would leave, after every check but the approval; nothing is written.
+
+        Raises:
+            PolicyError: it would not leave.
+        """
+        patients = {patient for patient, _ in release.positive | release.negative}
+        self._allow("diagnostic", len(patients))
+        check_small_counts(release, self._released_scans.entries(), self._policy)
+        return dict(release.paired_areas)
+
+    def approve(self, release: DiagnosticRelease) -> None:
+        """Let exactly these numbers leave when the coordinator asks for this model.
+
+        Raises:
+            PolicyError: they would not leave for another reason.
+        """
+        self.preview(release)
+        self._approvals.approve(release)
+
+    def receipt(self, request: ReleaseRequest) -> ReleaseReceipt:
+        """That a released model was kept; repeats only what the coordinator sent."""
+        reply = ReleaseReceipt(run=request.run, round=request.round, base_hash=request.base_hash)
+        self._record(reply, {})
+        return reply
 
     def failure(self, error: Exception) -> FailureReply:
         """What the coordinator learns of an error here; see ``failure_of``."""
@@ -170,7 +203,11 @@ class Egress:
         return reply
 
     def _evaluation(
-        self, request: EvaluateRequest, metrics: Mapping[str, float], num_scans: int
+        self,
+        request: EvaluateRequest,
+        metrics: Mapping[str, float],
+        num_scans: int,
+        paired_areas: Mapping[ComparisonName, PairedAreas] | None = None,
     ) -> EvaluateReply:
         reply = EvaluateReply(
             run=request.run,
@@ -179,7 +216,8 @@ class Egress:
             split=request.split,
             evaluation=request.evaluation,
             metrics=dict(metrics),
-            num_scans=coarsen(num_scans),
+            paired_areas=dict(paired_areas or {}),
+            num_scans=coarsen(num_scans, max(COARSE_STEP, self._policy.min_cell)),
         )
         self._record(reply, {})
         return reply

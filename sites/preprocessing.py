@@ -27,6 +27,7 @@ from iedn.modalities import BRAIN_MASK, TARGET, Modality
 from iedn.sample import BRAIN_MEAN
 
 from .asl import read_raw_asl
+from .brain_mask import estimate_brain_mask
 from .checks import mask_findings, orientation_findings, value_findings, voxel_digest
 from .cohort import ScanRecord
 from .config import RegistrationMode
@@ -45,7 +46,7 @@ from .reading import (
 )
 from .registration import align
 
-PREPROCESSING_VERSION = 3
+PREPROCESSING_VERSION = 4
 
 LEAST_OVERLAP = 0.8
 FULL_OVERLAP = 0.99
@@ -129,15 +130,13 @@ def prepare_scan(
         registration: whether clearly misaligned files are moved to the T1 (finding W221).
 
     Raises:
-        ScanError: E210 or E211, no T1 or no brain mask; or the code of what is wrong with one
-            of these two. Any other file that cannot be used is left out and listed.
+        ScanError: E210 or E211, no T1, or no brain mask and none that could be made; or the code
+            of what is wrong with one of these two. Any other file that cannot be used is left
+            out and listed.
     """
-    t1_path = _needed(record, Modality.T1WI, "E210", "the T1 defines the grid")
-    mask_path = _needed(record, BRAIN_MASK, "E211", "a brain mask is needed for the scaling")
-    with _place(record, BRAIN_MASK):
-        mask = read_mask(mask_path)
+    mask = _brain_mask(record)
     with _place(record, Modality.T1WI):
-        t1 = finite(read_volume(t1_path), mask)
+        t1 = finite(read_volume(_t1_path(record)), mask)
     with _place(record, BRAIN_MASK):
         _overlap(t1, mask)
     preparation = _Preparation(record, _geometry(t1, mask, grid), mask)
@@ -311,11 +310,24 @@ class _Preparation:
         return np.asarray(array * np.float32(BRAIN_MEAN / mean), dtype=np.float32)
 
 
-def _needed(record: ScanRecord, column: str, code: str, why: str) -> Path:
-    path = record.files.get(column)
+def _t1_path(record: ScanRecord) -> Path:
+    path = record.images.get(Modality.T1WI)
     if path is None:
-        raise ScanError(code, f"missing; {why}", scan=record.key, modality=column)
+        problem = "missing; the T1 defines the grid"
+        raise ScanError("E210", problem, scan=record.key, modality=Modality.T1WI)
     return path
+
+
+def _brain_mask(record: ScanRecord) -> Volume:
+    """The mask as given, else made from the T1."""
+    t1_path = _t1_path(record)
+    if record.brain_mask is not None:
+        with _place(record, BRAIN_MASK):
+            return read_mask(record.brain_mask)
+    with _place(record, Modality.T1WI):
+        t1 = read_volume(t1_path)
+    with _place(record, BRAIN_MASK):
+        return estimate_brain_mask(t1)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iedn.errors import CohortError
-from iedn.files import append_line, atomic_write_bytes
+from iedn.files import append_line, cut_torn_line
 
 FIRST = "0" * 64
 
@@ -32,7 +32,7 @@ class ReleaseLog:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        _cut_torn_line(self.path)
+        cut_torn_line(self.path)  # half a line is of something that never left
         entries = verify(self.path)
         self._head = str(entries[-1]["hash"]) if entries else FIRST
         self._count = len(entries)
@@ -88,13 +88,3 @@ def _parsed(line: str) -> Entry:
 
 def _hash_of(entry: Entry) -> str:
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def _cut_torn_line(path: Path) -> None:
-    """A process killed while appending leaves half a line of something that never left."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
-    if complete != content:
-        atomic_write_bytes(path, complete)

@@ -1,8 +1,8 @@
 """Synthetic maps on the site's disk: each a clean NIfTI file with a sidecar that says what it is.
 
 The header is new: nothing of the hospital's files (descriptions, extensions, original names) is
-carried over, and the gzip stream holds neither a name nor a time. The sidecar is written first,
-so that there is never a map without one.
+carried over, and the gzip stream holds neither a name nor a time. An earlier map is removed, then
+the sidecar written, then the map: there is never a map without its own sidecar.
 """
 
 import gzip
@@ -19,6 +19,7 @@ from iedn.files import atomic_write_bytes
 from iedn.modalities import Modality
 from iedn.sample import BRAIN_MEAN
 
+from .asl_context import sidecar_path
 from .cohort import ScanRecord
 from .reading import Affine, FloatArray
 
@@ -38,24 +39,26 @@ class Sidecar:
     Attributes:
         model_hash: SHA-256 of the model's tensors.
         inputs_used: modalities the map was made from.
+        inputs_missing: modalities the model could have used, but the scan does not have.
         qc_flags: codes of findings about the inputs, e.g. ``W204 ADC``.
     """
 
     model_hash: str
     inputs_used: tuple[Modality, ...]
+    inputs_missing: tuple[Modality, ...] = ()
     qc_flags: tuple[str, ...] = ()
 
-    def as_json(self) -> str:
-        """The sidecar file's content."""
-        content = {
+    def content(self) -> dict[str, Any]:
+        """The sidecar as JSON values."""
+        return {
             "notice": NOTICE,
             "units": UNITS,
             "model_hash": self.model_hash,
             "inputs_used": [modality.value for modality in self.inputs_used],
+            "inputs_missing": [modality.value for modality in self.inputs_missing],
             "qc_flags": list(self.qc_flags),
             "software": f"iedn {__version__}",
         }
-        return json.dumps(content, indent=2) + "\n"
 
 
 def map_path(folder: Path, record: ScanRecord) -> Path:
@@ -80,10 +83,13 @@ def write_synthetic(
         Path of the ``.nii.gz`` file; the sidecar is beside it with suffix ``.json``.
     """
     path = map_path(folder, record)
+    content = _nifti_gz(np.asarray(cbv_map / BRAIN_MEAN, np.float32), affine)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    side = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-    atomic_write_bytes(side, sidecar.as_json().encode())
-    atomic_write_bytes(path, _nifti_gz(np.asarray(cbv_map / BRAIN_MEAN, np.float32), affine))
+    path.unlink(missing_ok=True)
+    atomic_write_bytes(
+        sidecar_path(path), (json.dumps(sidecar.content(), indent=2) + "\n").encode()
+    )
+    atomic_write_bytes(path, content)
     return path
 
 

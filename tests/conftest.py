@@ -1,9 +1,51 @@
-"""One thread a test process: two that compete for two cores spin more than they compute."""
+"""One thread a test process (two that compete for two cores spin more than they compute), and
+what several tests need: the commands as a user calls them, and modules that are run by path."""
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
+from iedn import console
+
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command line's ``main`` with words; gives exit code, stdout and stderr."""
+
+    def run(main, *words):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
+        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bad():
+    """The builders of a small site and of its bad files."""
+    return _module(ROOT / "tests" / "unit" / "test_bad_inputs.py")
+
+
+@pytest.fixture(scope="session")
+def mutations():
+    """The script that damages files and manifests at random."""
+    return _module(ROOT / "benchmarks" / "mutations.py")
+
+
+def _module(path):
+    spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -18,6 +18,8 @@ PROTOCOL_VERSION = 1
 Role = Literal["train", "evaluate"]
 Split = Literal["validation", "test"]
 EvaluationKind = Literal["metrics", "diagnostic"]
+TrainedOn = Literal["phantom (simulation)", "patients"]
+ComparisonName = Literal["roi", "models", "readers"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -27,6 +29,7 @@ Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
 
 
 class ProtocolMessage(FrozenModel):
@@ -60,7 +63,7 @@ class SiteCapabilities(ProtocolMessage):
     role: Role
     num_training_scans: Count
     scans_by_modality: dict[Modality, Count]
-    code_version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
+    code_version: Version
 
 
 class RoundRequest(ProtocolMessage):
@@ -131,11 +134,39 @@ class EvaluateRequest(RoundRequest):
     flip_average: bool = False
 
 
+class PairedAreas(FrozenModel):
+    """Two areas under the ROC curve on the same scans: the seven numbers of a site.
+
+    With them the coordinator computes the difference of areas, stratified by site, exactly. No
+    score, rank or point of a curve is among them. They are not formally private.
+
+    Attributes:
+        num_positive: scans with recurrence.
+        num_negative: scans with treatment response.
+        area_a: of the score with the synthetic map.
+        area_b: of the score with ASL.
+        variance_a: DeLong's; Obuchowski's where a patient has several scans.
+        variance_b: likewise.
+        covariance: of the two areas.
+    """
+
+    num_positive: int = Field(ge=1, le=2**20)
+    num_negative: int = Field(ge=1, le=2**20)
+    area_a: float = Field(ge=0.0, le=1.0)
+    area_b: float = Field(ge=0.0, le=1.0)
+    variance_a: float = Field(ge=0.0, le=1.0)
+    variance_b: float = Field(ge=0.0, le=1.0)
+    covariance: float = Field(ge=-1.0, le=1.0)
+
+
 class EvaluateReply(ProtocolMessage):
     """Site -> coordinator: aggregates over at least the policy's minimum of patients.
 
     Attributes:
         metrics: aggregate values by name, e.g. ``psnr_db_mean``; never a per-scan value.
+        paired_areas: of ``diagnostic``: synthetic map against ASL, by what is compared: ROI ratios
+            (``roi``), standard MRI with either (``models``), readers with either (``readers``).
+            All are of the same scans.
         num_scans: scans behind the aggregates, coarsened like all declared counts.
     """
 
@@ -146,6 +177,7 @@ class EvaluateReply(ProtocolMessage):
     split: Split
     evaluation: EvaluationKind
     metrics: dict[MetricName, Finite]
+    paired_areas: dict[ComparisonName, PairedAreas] = Field(default_factory=dict)
     num_scans: Count
 
     @model_validator(mode="after")
@@ -153,7 +185,65 @@ class EvaluateReply(ProtocolMessage):
         if len(self.metrics) > 64:
             msg = f"at most 64 metrics, got {len(self.metrics)}"
             raise ValueError(msg)
+        if len({(p.num_positive, p.num_negative) for p in self.paired_areas.values()}) > 1:
+            msg = "paired areas of different numbers of scans"
+            raise ValueError(msg)
         return self
+
+
+class ModelCard(FrozenModel):
+    """What a released model is, for whoever finds its file.
+
+    Attributes:
+        run: name of the run.
+        round: round it was committed in.
+        model_hash: SHA-256 of its tensors.
+        trained_on: patients, or a phantom.
+        num_training_sites: sites with an accepted update in this or an earlier round.
+        group_sites: such sites by group; a group with 0 was never trained and must not be used.
+        metrics: means over sites (each counts alike) and the worst site's, by split; number
+            of sites and declared scans behind them.
+        code_version: version of the coordinator's package.
+        use: what it may be used for.
+    """
+
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    model_hash: Digest
+    trained_on: TrainedOn
+    num_training_sites: Count
+    group_sites: dict[GroupName, Count]
+    metrics: dict[MetricName, Finite] = Field(max_length=64)
+    code_version: Version
+    use: Literal["research use only, not for diagnosis"] = "research use only, not for diagnosis"
+
+
+class ReleaseRequest(RoundRequest):
+    """Coordinator -> site: the whole model that comes with this message is yours to keep.
+
+    Attributes:
+        card: what the model is.
+    """
+
+    kind: ClassVar[str] = "release-request"
+    card: ModelCard
+
+    @model_validator(mode="after")
+    def _of_this_model(self) -> "ReleaseRequest":
+        card = self.card
+        if (card.run, card.round, card.model_hash) != (self.run, self.round, self.base_hash):
+            msg = "the card is of another model"
+            raise ValueError(msg)
+        return self
+
+
+class ReleaseReceipt(ProtocolMessage):
+    """Site -> coordinator: the model came whole and is kept."""
+
+    kind: ClassVar[str] = "release-receipt"
+    run: RunName
+    round: int = Field(ge=0, le=1_000_000)
+    base_hash: Digest
 
 
 class FailureReply(ProtocolMessage):
@@ -173,6 +263,7 @@ OUTGOING: tuple[type[ProtocolMessage], ...] = (
     SiteCapabilities,
     TrainReply,
     EvaluateReply,
+    ReleaseReceipt,
     FailureReply,
 )
 """Messages that leave a site."""
@@ -181,6 +272,7 @@ MESSAGES: tuple[type[ProtocolMessage], ...] = (
     CapabilitiesRequest,
     TrainRequest,
     EvaluateRequest,
+    ReleaseRequest,
     *OUTGOING,
 )
 

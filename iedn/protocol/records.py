@@ -1,17 +1,20 @@
 """The one place where messages become Flower records and back.
 
 A record dict holds one ``ConfigRecord`` ``message`` (kind and JSON), one ``ArrayRecord`` a group
-(key = group name) and, for evaluations, one ``MetricRecord`` ``metrics``. Whatever arrives is
-hostile input: it is parsed strictly and every fault is a ``ProtocolError``.
+(key = group name) and, for evaluations, one ``MetricRecord`` ``metrics``. A group's tensors travel
+as one array of bytes, a safetensors file: Flower moves every array by requests of its own, and a
+network has hundreds of small ones. Whatever arrives is hostile input: it is parsed strictly and
+every fault is a ``ProtocolError``.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from io import BytesIO
 from typing import TypeVar
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -23,7 +26,15 @@ Tensors = Mapping[str, NDArray[np.float32]]
 Groups = Mapping[str, Tensors]
 M = TypeVar("M", bound=ProtocolMessage)
 
-_MESSAGE, _METRICS = "message", "metrics"
+_MESSAGE, _METRICS, _TENSORS = "message", "metrics", "tensors"
+_UNDECODABLE = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    KeyError,
+    safetensors.SafetensorError,
+)
 
 
 def to_record(message: ProtocolMessage, groups: Groups | None = None) -> RecordDict:
@@ -39,7 +50,7 @@ def to_record(message: ProtocolMessage, groups: Groups | None = None) -> RecordD
         record[_METRICS] = MetricRecord(dict(fields.pop("metrics")))
     record[_MESSAGE] = ConfigRecord({"kind": message.kind, "json": json.dumps(fields)})
     for group, tensors in (groups or {}).items():
-        record[group] = ArrayRecord({name: Array(value) for name, value in tensors.items()})
+        record[group] = ArrayRecord({_TENSORS: Array(_packed(tensors))})
     return record
 
 
@@ -67,12 +78,9 @@ def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[np.float32]]
     The arrays keep the dtype they came with; whether that is right is the gate's business.
 
     Raises:
-        ProtocolError: ``malformed``: an array that does not decode.
+        ProtocolError: ``malformed``: tensors that do not decode.
     """
-    return {
-        str(group): {str(name): _array(str(name), array) for name, array in arrays.items()}
-        for group, arrays in record.array_records.items()
-    }
+    return {str(g): _unpacked(str(g), arrays) for g, arrays in record.array_records.items()}
 
 
 def _envelope(record: RecordDict) -> tuple[str, dict[str, object]]:
@@ -81,7 +89,7 @@ def _envelope(record: RecordDict) -> tuple[str, dict[str, object]]:
         raise ProtocolError("malformed", "the record holds no message")
     try:
         fields = json.loads(str(config["json"]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ProtocolError("malformed", "the message is not JSON") from error
     if not isinstance(fields, dict):
         raise ProtocolError("malformed", "the message is not an object")
@@ -101,23 +109,29 @@ def _validated(model: type[M], fields: dict[str, object]) -> M:
         raise ProtocolError("malformed", f"{model.kind}: {place}: {first['msg']}") from None
 
 
-def _array(name: str, array: Array) -> NDArray[np.float32]:
+def _packed(tensors: Tensors) -> NDArray[np.uint8]:
+    contiguous = {name: np.array(value, order="C") for name, value in tensors.items()}
+    return np.frombuffer(safetensors.numpy.save(contiguous), dtype=np.uint8)
+
+
+def _unpacked(group: str, arrays: ArrayRecord) -> dict[str, NDArray[np.float32]]:
     try:
-        _check_announced_size(array.data)
-        return array.numpy()
-    except (ValueError, TypeError, EOFError, OSError, KeyError) as error:
-        raise ProtocolError("malformed", f"tensor {name} does not decode") from error
+        if list(arrays) != [_TENSORS]:
+            raise ValueError("not one array of tensors")
+        return dict(safetensors.numpy.load(_payload(arrays[_TENSORS].data)))
+    except _UNDECODABLE as error:
+        raise ProtocolError("malformed", f"group {group} does not decode") from error
 
 
-def _check_announced_size(content: bytes) -> None:
-    """Refuse a header that announces more than was sent: numpy would allocate it first."""
+def _payload(content: bytes) -> bytes:
+    """The bytes inside numpy's file format, if they are as many as its header says."""
     stream = BytesIO(content)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         msg = f"npy format {version} is not accepted"
         raise ValueError(msg)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    announced = math.prod(shape) * dtype.itemsize
-    if dtype.hasobject or announced != len(content) - stream.tell():
-        msg = "announced and sent sizes differ"
+    if dtype != np.uint8 or shape != (len(content) - stream.tell(),):
+        msg = "announced and sent bytes differ"
         raise ValueError(msg)
+    return content[stream.tell() :]

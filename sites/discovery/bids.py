@@ -76,9 +76,7 @@ class _Image:
 def discover_bids(root: Path) -> Discovery:
     """All scans of the dataset at ``root``, and what is odd about the files there."""
     subjects = _subjects(root)
-    files = [path for top in (*subjects, root / "derivatives") for path in top.rglob("*")]
-    paths, findings = without_twins(path for path in files if path.is_file())
-    images = [_read_name(path, root) for path in paths]
+    images, findings = _images(root, (*subjects, root / "derivatives"))
     findings += [_misplaced(image) for image in images if _is_misplaced(image, root)]
     by_place = _by_place(image for image in images if not _is_misplaced(image, root))
     people, wrong = read_people(root, subjects)
@@ -90,6 +88,30 @@ def discover_bids(root: Path) -> Discovery:
             person = people.get(place) or people.get((place[0], ""))
             scans.append(_described(scan.record, person))
     return in_order(scans, findings + wrong + unused_files(_rest(root, images), KNOWN))
+
+
+def discover_session(folder: Path) -> Discovery:
+    """The scan of one session, or of a subject without sessions, with its derivatives.
+
+    Args:
+        folder: ``sub-X/ses-Y``, or ``sub-X``, of a dataset.
+    """
+    place = (folder.name, "")
+    if folder.name.startswith("ses-"):
+        place = (folder.parent.name, folder.name)
+    root = folder.parents[1] if place[1] else folder.parent
+    images, findings = _images(root, (folder, root / "derivatives"))
+    own = _by_place(image for image in images if not _is_misplaced(image, root)).get(place, {})
+    scan = _Scan(root, place, own)
+    about = [f for f in findings if _read_name(f.path, root).place == place]
+    return in_order([scan.record] if scan.record is not None else [], about + scan.findings)
+
+
+def _images(root: Path, tops: Iterable[Path]) -> tuple[list[_Image], list[PathFinding]]:
+    """All images below some folders of the dataset, and a W103 for each twin."""
+    files = [path for top in tops for path in top.rglob("*")]
+    paths, findings = without_twins(path for path in files if path.is_file())
+    return [_read_name(path, root) for path in paths], findings
 
 
 def _by_place(images: Iterable[_Image]) -> dict[Place, dict[str, list[_Image]]]:

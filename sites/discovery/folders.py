@@ -66,6 +66,14 @@ def discover_folders(root: Path) -> Discovery:
     return in_order(scans, findings + unused_files(rest, KNOWN))
 
 
+def discover_one(folder: Path) -> Discovery:
+    """The scan in one scan's folder, and what is odd about the files there."""
+    scan = _Scan(folder.parent.name, folder)
+    rest = [path for path in _files_below(folder) if path not in scan.used]
+    records = [scan.record] if scan.record is not None else []
+    return in_order(records, scan.findings + unused_files(rest, KNOWN))
+
+
 def _all_files(root: Path) -> list[Path]:
     """Files below ``root`` except hidden ones and those about the cohort."""
     files = [p for p in visible_files(root) if p.name not in OWN_FILES]

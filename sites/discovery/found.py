@@ -75,7 +75,7 @@ def missing_parts(record: ScanRecord, folder: Path) -> list[PathFinding]:
     if Modality.T1WI not in record.images:
         return [PathFinding("E210", folder, "no T1: the scan is left out; the T1 is its grid")]
     if record.brain_mask is None:
-        problem = f"no {BRAIN_MASK}: add one, without it the scan cannot be scaled"
+        problem = f"no {BRAIN_MASK}: add one; without it one is made, if deepbet is installed"
         return [PathFinding("W211", folder, problem)]
     return []
 

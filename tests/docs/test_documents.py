@@ -13,8 +13,8 @@ import client.cli
 import server.cli
 import simulation.cli
 from iedn import __version__
+from iedn.bundle import FLOWER_TABLE
 from iedn.protocol.messages import MESSAGES, OUTGOING
-from server.bundle import FLOWER_TABLE
 
 ROOT = Path(__file__).parents[2]
 APPS = {
@@ -90,3 +90,11 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), target
+
+
+def test_every_test_that_the_threat_model_names_exists():
+    text = (ROOT / "docs" / "explanation" / "threat-model.md").read_text()
+    named = re.findall(r"`(tests/[a-z_/]+\.py)::(test_[a-z0-9_]+)`", text)
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"

@@ -71,12 +71,53 @@ def test_release_log_that_cannot_be_trusted(ask, tmp_path):
     assert failure(ask(to_record(JOIN))).code == "CohortError"
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_poisoned_global_model_is_refused_by_the_site(ask, tmp_path, value):
+def with_nan(groups):
+    next(iter(groups["decoder"].values())).flat[0] = np.nan
+
+
+def with_inf(groups):
+    next(iter(groups["decoder"].values())).flat[0] = np.inf
+
+
+def with_a_foreign_key(groups):
+    groups["decoder"]["decoder.intruder"] = np.zeros(1, np.float32)
+
+
+def without_a_key(groups):
+    groups["decoder"].popitem()
+
+
+def with_a_foreign_group(groups):
+    groups["hook"] = {"hook.code": np.zeros(1, np.float32)}
+
+
+def with_integers(groups):
+    name = next(iter(groups["decoder"]))
+    groups["decoder"][name] = groups["decoder"][name].astype(np.int64)
+
+
+def with_another_shape(groups):
+    name = next(iter(groups["decoder"]))
+    groups["decoder"][name] = groups["decoder"][name][None]
+
+
+POISONED = [
+    (with_nan, "not-finite"),
+    (with_inf, "not-finite"),
+    (with_a_foreign_key, "wrong-key"),
+    (without_a_key, "wrong-key"),
+    (with_a_foreign_group, "wrong-group"),
+    (with_integers, "wrong-dtype"),
+    (with_another_shape, "wrong-shape"),
+]
+
+
+@pytest.mark.parametrize(("poison", "code"), POISONED, ids=[p.__name__ for p, _ in POISONED])
+def test_poisoned_global_model_is_refused_by_the_site(ask, tmp_path, poison, code):
     write_site(tmp_path)
     groups = state_by_group(build_network(PRESET.network, 1))
-    groups = {g: groups[g] for g in ("encoder.T1WI", "decoder")}
-    next(iter(groups["decoder"].values())).flat[0] = value
+    groups = {g: dict(groups[g]) for g in ("encoder.T1WI", "decoder")}
+    poison(groups)
     request = TrainRequest(
         run="run-1",
         round=1,
@@ -87,6 +128,6 @@ def test_poisoned_global_model_is_refused_by_the_site(ask, tmp_path, value):
         group_sites={"encoder.T1WI": 1, "decoder": 1},
     )
     record = ask(to_record(request, groups), "train")
-    assert failure(record).code == "not-finite"
+    assert failure(record).code == code
     with pytest.raises(ProtocolError, match="incident"):
         parse(record, TrainReply)

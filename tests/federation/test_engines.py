@@ -55,8 +55,8 @@ def test_run_leaves_what_it_promises(folder, reference):
     maps = sorted((out / "sites" / "site-x" / "synthetic").rglob("*.nii.gz"))
     assert len(maps) == 6
     assert all(path.with_name(path.name[:-7] + ".json").exists() for path in maps)
-    external = reference["external"]["site-x"]
-    assert 0.0 <= external["synthetic_cbv_auc_low"] <= external["synthetic_cbv_auc"] <= 1.0
+    area = reference["external"]["site-x"]["roi"]["synthetic_cbv"]
+    assert 0.0 <= area["low"] <= area["value"] <= area["high"] <= 1.0
 
 
 def test_site_without_asl_never_gets_or_sends_its_encoder(folder, reference):

@@ -20,6 +20,7 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    PairedAreas,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -31,6 +32,23 @@ from simulation.grid import LocalGrid
 
 SCANS = {"site-a": 100, "site-b": 300}
 MODALITIES = {"site-a": (Modality.T1WI, Modality.ASL), "site-b": (Modality.T1WI,)}
+
+
+SEVEN = PairedAreas(
+    num_positive=10,
+    num_negative=12,
+    area_a=0.8,
+    area_b=0.7,
+    variance_a=0.01,
+    variance_b=0.02,
+    covariance=0.005,
+)
+
+
+def evaluated(request, **results):
+    """A reply to an evaluate request."""
+    asked = {"run", "round", "base_hash", "split", "evaluation"}
+    return to_record(EvaluateReply(**request.model_dump(include=asked), **results))
 
 
 class Player:
@@ -81,17 +99,8 @@ class Player:
 
     def evaluate(self, site, record):
         request = parse(record, EvaluateRequest)
-        return to_record(
-            EvaluateReply(
-                run=request.run,
-                round=request.round,
-                base_hash=request.base_hash,
-                split=request.split,
-                evaluation=request.evaluation,
-                metrics={"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0},
-                num_scans=5,
-            )
-        )
+        metrics = {"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0}
+        return evaluated(request, metrics=metrics, num_scans=5)
 
 
 def federation(tmp_path, *, count=2, quorum=1, sites=None, **changes):
@@ -293,6 +302,55 @@ def test_finished_run_started_again_does_nothing_new(tmp_path):
     assert len([e for e in found if e["event"] == "evaluation"]) == 3  # 2 validations, 1 test
 
 
+class External(Player):
+    """``site-b`` only evaluates; it refuses its numbers until somebody there has approved them."""
+
+    approved = False
+
+    def join(self, site, record):
+        if site == "site-a":
+            return super().join(site, record)
+        known = dict.fromkeys(MODALITIES[site], 0)
+        return to_record(
+            SiteCapabilities(
+                role="evaluate", num_training_scans=0, scans_by_modality=known, code_version="0.1.0"
+            )
+        )
+
+    def evaluate(self, site, record):
+        if site == "site-a":
+            return super().evaluate(site, record)
+        request = parse(record, EvaluateRequest)
+        assert request.evaluation == "diagnostic"
+        if not self.approved:
+            return to_record(FailureReply(code="policy", incident="0123456789ab"))
+        return evaluated(request, metrics={}, paired_areas={"roi": SEVEN}, num_scans=20)
+
+
+def test_external_site_that_approves_later_is_asked_again_and_then_no_more(tmp_path):
+    sites = {"site-a": {}, "site-b": {"role": "evaluate"}}
+    folder = federation(tmp_path / "run", count=1, sites=sites)
+    player = External({"site-a": 0.5})
+
+    def diagnostics():
+        found = run(folder, player)
+        return [e for e in found if e.get("evaluation") == "diagnostic"]
+
+    (refused,) = diagnostics()
+    assert refused["roster"]["site-b"]["status"] != "accepted"
+    assert "policy" in str(refused["roster"]["site-b"])
+    assert refused["stratified"] == {}
+    player.approved = True
+    _, answered = diagnostics()
+    assert answered["roster"]["site-b"]["status"] == "accepted"
+    assert answered["sites"]["site-b"]["paired_areas"]["roi"] == SEVEN.model_dump()
+    roi = answered["stratified"]["roi"]
+    # One site: z = 0.1 / sqrt(0.01 + 0.02 - 2 * 0.005).
+    assert roi["difference"] == pytest.approx(0.1)
+    assert roi["statistic"] == pytest.approx(0.1 / 0.02**0.5)
+    assert len(diagnostics()) == 2
+
+
 def test_best_model_may_be_the_last_round(tmp_path):
     folder = federation(tmp_path / "run", count=3)
     found = run(folder, Player({"site-a": 0.1, "site-b": 0.1}))  # PSNR rises with every round
@@ -316,3 +374,36 @@ def test_old_round_files_are_removed_and_the_best_kept(tmp_path):
     kept = sorted(p.name for p in folder.glob("round-*.safetensors"))
     assert kept == ["round-0003.safetensors", "round-0004.safetensors"]
     assert (folder / "best.safetensors").exists()
+
+
+class Late(Player):
+    """A player whose second site comes online while the first round is under way."""
+
+    def __call__(self, message, context):
+        if message.metadata.message_type == "train":
+            self.grid.offline.discard("site-b")
+        return super().__call__(message, context)
+
+
+def test_site_that_was_away_at_the_start_joins_the_next_round(tmp_path):
+    folder = federation(tmp_path / "run", count=2)
+    player = Late({"site-a": 0.5, "site-b": 0.25})
+    config = {"run-dir": str(folder), "registry": "names"}
+    player.grid = LocalGrid(player, {s: {"site": s} for s in SCANS}, config)
+    player.grid.offline.add("site-b")
+    try:
+        server_app(player.grid, Context(1, 1, {}, RecordDict(), config))
+    finally:
+        player.grid.close()
+    rosters = {number: c.get("roster") for number, c in commits(events(folder)).items()}
+    assert "site-b" not in rosters[1]
+    assert rosters[2]["site-b"]["status"] == "accepted"
+
+
+def test_run_without_quorum_ends_as_incomplete_and_says_who_is_missing(tmp_path):
+    folder = federation(tmp_path / "run", quorum=2)
+    with pytest.raises(QuorumError):
+        run(folder, Player({"site-a": 0.5, "site-b": 0.25}), offline=["site-b"])
+    last = events(folder)[-1]
+    assert last["event"] == "incomplete"
+    assert last["roster"]["site-b"] == {"status": "offline"}

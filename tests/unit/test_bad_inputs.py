@@ -312,7 +312,9 @@ CASES = {
     "high age": ("W507", "age", USED, cells(age="93")),
 }
 ELSEWHERE = {
+    "E111",  # see test_parallel
     "W208",  # the grid of these cases holds the whole brain; see test_preprocessing
+    "W212",  # see test_brain_mask
     "W221",  # see test_registration
     *("I108", "W109", "W110", "W211", "E212", "E401", "W404", "W405", "E501"),  # test_discovery_*
 }
@@ -385,7 +387,7 @@ def test_voxels_are_hashed_once(tmp_path, monkeypatch):
     copy("T2WI", "T2WI")(site)
     first = examine_cohort(site.write(), GRID)
     monkeypatch.setattr("sites.preprocessing.voxel_digest", None)
-    monkeypatch.setattr("sites.dataset.header_findings", None)
+    monkeypatch.setattr("sites.preparation.header_findings", None)
     again = examine_cohort(site.write(), GRID)
     assert again.quarantined == first.quarantined != ()
     assert again.warnings == first.warnings

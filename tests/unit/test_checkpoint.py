@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.config import NetworkConfig
 from iedn.errors import CheckpointError
-from iedn.files import append_line, atomic_write_bytes
+from iedn.files import append_line, atomic_write_bytes, cut_torn_line
 from iedn.modalities import Modality
 from iedn.parameters import state_hash
 
@@ -144,3 +144,20 @@ def test_lines_are_appended_even_after_half_a_line(tmp_path):
 def test_reading_model_files_needs_no_torch():
     code = "import sys, iedn.checkpoint; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [(b"a\nb\n", b"a\nb\n"), (b"a\nb", b"a\n"), (b"half", b""), (b"", b""), (b"a\n\n", b"a\n\n")],
+)
+def test_only_a_torn_last_line_is_cut(tmp_path, content, left):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(content)
+    cut_torn_line(path)
+    assert path.read_bytes() == left
+    assert [p.name for p in tmp_path.iterdir()] == ["history.jsonl"]
+
+
+def test_there_is_nothing_to_cut_where_there_is_no_file(tmp_path):
+    cut_torn_line(tmp_path / "history.jsonl")
+    assert list(tmp_path.iterdir()) == []

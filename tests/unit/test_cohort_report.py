@@ -1,15 +1,12 @@
 """The cohort report's numbers by hand, the command's exit codes, and which way up a picture is."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import client.cli
-from iedn import console
 from iedn.config import PRESETS
 from iedn.modalities import Modality
 from sites.cohort import ScanRecord
@@ -18,27 +15,15 @@ from sites.identifying import reads_like_a_name
 from sites.overlay import chosen_slices, radiological, write_overlay
 from sites.report import characteristics, cohort_report
 
-BUILDERS = Path(__file__).with_name("test_bad_inputs.py")
 GRID = PRESETS["tiny"].grid
 
 
-@pytest.fixture(scope="module")
-def bad():
-    spec = importlib.util.spec_from_file_location("bad_inputs", BUILDERS)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def check(monkeypatch, capsys):
+def check(call):
     def run(site, *words):
-        words = ["--site", str(site), "check", "--preset", "tiny", "--overlays", "0", *words]
-        monkeypatch.setattr(sys, "argv", ["iedn-client", *words])
-        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
-        with pytest.raises(SystemExit) as end:
-            client.cli.main()
-        return end.value.code, capsys.readouterr().out
+        words = ["--site", site, "check", "--preset", "tiny", "--overlays", "0", *words]
+        code, out, _ = call(client.cli.main, *words)
+        return code, out
 
     return run
 

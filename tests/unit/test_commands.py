@@ -1,7 +1,6 @@
 """The commands' exit codes and sentences, as scripts and people depend on them."""
 
 import json
-import sys
 
 import pytest
 
@@ -25,18 +24,6 @@ def site(tmp_path):
     return path
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(main, *words):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
-        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.mark.parametrize("main", [client.cli.main, server.cli.main, simulation.cli.main])
 def test_help_is_0_and_a_wrong_option_is_2(call, main):
     assert call(main, "--help")[0] == 0
@@ -58,9 +45,11 @@ def test_missing_manifest_is_4(call, site):
 
 
 def test_ssim_without_cbv_is_refused_with_7(call, site):
-    code, _, error = call(client.cli.main, "--site", site, "evaluate", "--model", "x.safetensors")
-    assert code == 7
-    assert "no measured CBV" in error
+    asked = ("--site", site, "evaluate", "--model", "x.safetensors")
+    for words in (("--against", "cbv"), ("--combinations", "paper")):
+        code, _, error = call(client.cli.main, *asked, *words)
+        assert code == 7
+        assert "no measured CBV" in error
 
 
 def test_missing_model_file_is_3(call, site):
@@ -100,7 +89,9 @@ def test_interrupt_is_130(call, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(simulation.cli, "load_scenario", interrupted)
-    assert call(simulation.cli.main, "run", "demo")[0] == 130
+    code, _, error = call(simulation.cli.main, "run", "demo")
+    assert code == 130
+    assert error.strip() == "interrupted"
 
 
 def test_plain_progress_says_the_end_and_is_quiet_in_between(capsys):
@@ -111,7 +102,7 @@ def test_plain_progress_says_the_end_and_is_quiet_in_between(capsys):
     end()
     progress.report("scans", 1, 5)
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["scans: 3/5", "scans: 5/5"]
+    assert lines == ["scans: 3/5, 6 s left", "scans: 5/5"]
 
 
 def test_json_progress_is_one_object_a_line(capsys):

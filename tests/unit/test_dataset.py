@@ -12,11 +12,12 @@ import torch
 from iedn.config import GridConfig
 from iedn.errors import CohortError
 from iedn.modalities import Modality
-from sites import dataset as dataset_module
+from sites import preparation
 from sites.cache import ScanCache, cache_key
 from sites.cohort import load_manifest
 from sites.config import SiteConfig, load_site_config
-from sites.dataset import ScanStore, prepare_cohort
+from sites.dataset import prepare_cohort
+from sites.preparation import ScanStore
 from sites.preprocessing import prepare_scan
 
 GRID = GridConfig(rows=16, columns=16, spacing_mm=10.0)
@@ -165,7 +166,7 @@ def test_an_interrupt_does_not_wait_for_the_whole_cohort(config, monkeypatch):
         time.sleep(0.05)  # so that the interrupt comes while scans are left
         return prepare_scan(record, grid, **settings)
 
-    monkeypatch.setattr(dataset_module, "prepare_scan", counting)
+    monkeypatch.setattr(preparation, "prepare_scan", counting)
     with pytest.raises(KeyboardInterrupt):
         prepare_cohort(config, GRID, progress=interrupted)
     assert len(prepared) < 5
@@ -204,7 +205,7 @@ def test_a_second_start_reads_no_image(config, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("an image was read again")
 
-    monkeypatch.setattr(dataset_module, "prepare_scan", refuse)
+    monkeypatch.setattr(preparation, "prepare_scan", refuse)
     second = prepare_cohort(config, GRID)
     for index in range(5):
         torch.testing.assert_close(
@@ -286,7 +287,7 @@ def test_memory_is_bounded(config, monkeypatch):
         built.append(record.patient_id)
         return prepare_scan(record, grid, **settings)
 
-    monkeypatch.setattr(dataset_module, "prepare_scan", counting)
+    monkeypatch.setattr(preparation, "prepare_scan", counting)
     monkeypatch.setattr(cache, "load", lambda key: None)
     # Scan 1 has three arrays of 4 * 16 * 16 float32, scans 0 and 2 have four.
     store = ScanStore(cache, GRID, keep_bytes=7 * 4096)
@@ -312,7 +313,7 @@ def test_a_round_reads_a_scan_once_and_the_next_round_nothing(config, monkeypatc
 
     prepare_cohort(config, GRID)
     monkeypatch.setattr(ScanCache, "load", counting)
-    monkeypatch.setattr(dataset_module, "prepare_scan", None)  # nothing is prepared again
+    monkeypatch.setattr(preparation, "prepare_scan", None)  # nothing is prepared again
     train = prepare_cohort(config, GRID).train
     assert opened == []  # a start reads headers only
     for _ in range(2):

@@ -137,13 +137,6 @@ def test_metrics_from_too_few_patients_are_refused(log):
         Egress(PolicyConfig(), log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=9)
 
 
-def test_diagnostic_needs_the_sites_consent(log):
-    with pytest.raises(PolicyError, match="does not allow 'diagnostic'"):
-        Egress(PolicyConfig(), log).diagnostic(
-            evaluation("diagnostic"), {"auc": 0.8}, num_scans=40, num_patients=40
-        )
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.external import (
-    DiagnosticValue,
-    RoiRow,
-    diagnostic_summary,
-    hot_spot,
-    measure,
-    mirrored,
-    synthesize_cohort,
-)
+from client.external import measure, synthesize_cohort
+from client.regions import hot_spot, mirrored
+from client.synthesis import Synthesizer
 from iedn.config import GridConfig, NetworkConfig
 from iedn.inference import synthesize
 from iedn.modalities import Modality
@@ -84,7 +78,7 @@ def network(*modalities: Modality, architecture: str = "iedn"):
 def test_every_scan_gets_a_map_on_its_own_grid_and_a_sidecar(prepared, tmp_path):
     model, seen = network(*Modality), []
     rows = synthesize_cohort(
-        model, prepared, tmp_path, model_hash=HASH, progress=lambda *done: seen.append(done)
+        Synthesizer(model, HASH), prepared, tmp_path, progress=lambda *done: seen.append(done)
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert [(r.patient_id, r.label) for r in rows] == [
@@ -104,12 +98,13 @@ def test_every_scan_gets_a_map_on_its_own_grid_and_a_sidecar(prepared, tmp_path)
     assert sidecar["notice"] == NOTICE == "SYNTHETIC CBV MAP - research use only, not for diagnosis"
     assert sidecar["model_hash"] == HASH
     assert sidecar["inputs_used"] == ["T1WI"]
+    assert sidecar["inputs_missing"] == ["T2WI", "FLAIR", "ADC", "T1_C", "ASL"]
     assert "brain mean = 1.0" in sidecar["units"]
     assert sidecar["software"].startswith("iedn ")
 
 
 def test_roi_values_stay_in_a_local_table(prepared, tmp_path):
-    rows = synthesize_cohort(network(*Modality), prepared, tmp_path, model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(network(*Modality), HASH), prepared, tmp_path)
     with (tmp_path / "roi_values.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [r["patient_id"] for r in table] == ["sub-0001", "sub-0002", "sub-0003"]
@@ -121,16 +116,16 @@ def test_roi_values_stay_in_a_local_table(prepared, tmp_path):
 
 def test_a_network_that_cannot_read_a_scan_leaves_it_out(prepared, tmp_path):
     only_asl = network(ASL)
-    rows = synthesize_cohort(only_asl, prepared, tmp_path / "a", model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(only_asl, HASH), prepared, tmp_path / "a")
     assert [r.flags == ("no-input",) for r in rows] == [False, True, False]
     assert not (tmp_path / "a" / "sub-0002").exists()
     baseline = network(T1, ASL, architecture="encoder-decoder")
-    rows = synthesize_cohort(baseline, prepared, tmp_path / "b", model_hash=HASH)
+    rows = synthesize_cohort(Synthesizer(baseline, HASH), prepared, tmp_path / "b")
     assert [r.flags == ("no-input",) for r in rows] == [False, True, False]
 
 
 def test_nothing_of_the_hospitals_header_is_in_a_map(prepared, tmp_path):
-    synthesize_cohort(network(*Modality), prepared, tmp_path, model_hash=HASH)
+    synthesize_cohort(Synthesizer(network(*Modality), HASH), prepared, tmp_path)
     path = tmp_path / "sub-0001" / "ses-01_synthetic-cbv.nii.gz"
     content = path.read_bytes()
     assert content[3] == 0  # gzip flags: no file name, no comment
@@ -153,12 +148,22 @@ def test_a_map_never_stands_without_its_sidecar(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
+    write = synthetic.atomic_write_bytes
     monkeypatch.setattr(synthetic, "_nifti_gz", full)
     other = ScanRecord("sub-0002", "ses-01", {})
     with pytest.raises(OSError, match="no space"):
         write_synthetic(tmp_path, other, array, AFFINE, sidecar)
-    assert not map_path(tmp_path, other).exists()
-    assert map_path(tmp_path, other).with_name("ses-01_synthetic-cbv.json").exists()
+    assert not map_path(tmp_path, other).parent.exists()
+
+    # The disk is full after the sidecar: the earlier map, made by another model, must be gone.
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        synthetic, "atomic_write_bytes", lambda p, c: full() if p == path else write(p, c)
+    )
+    with pytest.raises(OSError, match="no space"):
+        write_synthetic(tmp_path, record, array, AFFINE, Sidecar("cd" * 32, (T1,)))
+    assert [p.name for p in path.parent.iterdir()] == ["ses-01_synthetic-cbv.json"]
+    assert "cdcd" in path.with_name("ses-01_synthetic-cbv.json").read_text()
 
 
 def box_scan(regions: dict[str, np.ndarray], asl: np.ndarray | None = None) -> PreparedScan:
@@ -261,47 +266,21 @@ def test_a_symmetric_map_has_no_hot_spot():
     assert (row.roi, row.synthetic_cbv, row.flags) == (None, None, ("no-roi",))
 
 
-def rows_of(*values: tuple[str, str | None, float | None, float | None]) -> list[RoiRow]:
-    return [
-        RoiRow(patient, f"ses-{n:02d}", label, "lesion_mask", cbv, asl)
-        for n, (patient, label, cbv, asl) in enumerate(values)
-    ]
-
-
-def test_the_summary_counts_classes_and_gives_the_area_under_the_curve():
-    rows = rows_of(
-        ("sub-0001", "recurrence", 3.0, 1.0),
-        ("sub-0001", "recurrence", 2.0, None),
-        ("sub-0002", "treatment_response", 1.0, 2.0),
-        ("sub-0003", "treatment_response", 2.5, None),
-        ("sub-0004", None, 9.0, 9.0),
-        ("sub-0005", "recurrence", None, None),
-        ("sub-0006", "treatment_response", 99.0, 0.1),
-    )
-    rows[-1] = replace(rows[-1], roi="automatic")  # counted, and in no area
-    summary = diagnostic_summary(rows)
-    # 3.0 beats 1.0 and 2.5, 2.0 beats 1.0: three of four pairs.
-    assert summary.synthetic_cbv.auc is not None
-    assert summary.synthetic_cbv.auc.value == pytest.approx(0.75)
-    assert summary.synthetic_cbv.auc.low < 0.75 < summary.synthetic_cbv.auc.high
-    counts = summary.synthetic_cbv
-    assert (counts.num_recurrence, counts.num_treatment_response, counts.num_patients) == (2, 2, 3)
-    assert summary.asl.auc is not None
-    assert summary.asl.auc.value == 0.0
-    assert (summary.asl.num_recurrence, summary.asl.num_treatment_response) == (1, 1)
-    assert (summary.num_automatic, summary.num_unlabelled) == (1, 1)
-
-
-def test_one_class_alone_has_no_area():
-    summary = diagnostic_summary(rows_of(("sub-0001", "recurrence", 3.0, None)))
-    assert summary.synthetic_cbv == DiagnosticValue(None, 1, 0, 1)
-    assert summary.asl == DiagnosticValue(None, 0, 0, 0)
+def test_every_image_and_a_measured_map_have_a_value_of_the_same_region():
+    cbv = np.full((3, 12, 14), 0.25, dtype=np.float32)
+    scan = box_scan({"lesion_mask": region(3)})
+    measured = cbv.copy()
+    measured[1, 4:7, 3] = 0.75
+    row = measure(RECORD, replace(scan, cbv=measured), cbv)
+    assert row.measured_cbv == pytest.approx(3.0)
+    assert row.images == {T1: pytest.approx(1.0)}
+    assert row.asl is None
 
 
 def test_the_model_is_left_as_it_was(prepared, tmp_path):
     model = network(*Modality).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    synthesize_cohort(model, prepared, tmp_path, model_hash=HASH)
+    synthesize_cohort(Synthesizer(model, HASH), prepared, tmp_path)
     assert model.training
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -3,13 +3,11 @@
 import json
 import shutil
 import stat
-import sys
 from pathlib import Path
 
 import pytest
 
 import client.cli
-from iedn import console
 from iedn.errors import CohortError, ConfigError
 from iedn.modalities import Modality
 from sites.cohort import REQUIRED_COLUMNS, ScanRecord, load_manifest
@@ -236,15 +234,10 @@ def test_the_phantoms_own_manifest_is_found_again(phantom, tmp_path):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(call, tmp_path):
     def run(*words):
         (tmp_path / "site.toml").write_text('name = "site-x"\nmanifest = "scans/manifest.csv"\n')
-        line = ["iedn-client", "--site", tmp_path / "site.toml", "manifest", *words]
-        monkeypatch.setattr(sys, "argv", [*map(str, line)])
-        monkeypatch.setattr(console, "_log_to_stderr", lambda: None)
-        with pytest.raises(SystemExit) as end:
-            client.cli.main()
-        return end.value.code, *capsys.readouterr()
+        return call(client.cli.main, "--site", tmp_path / "site.toml", "manifest", *words)
 
     return run
 

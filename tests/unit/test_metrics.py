@@ -1,17 +1,21 @@
 """Image metrics against their formulas, in the regions they are defined on."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from skimage.metrics import structural_similarity
+import skimage
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from iedn.evaluation.metrics import (
+    bias,
     bounding_box,
     evaluate_scan,
     mae,
     nrmse,
     psnr,
+    psnr_band,
     ssim,
     window_for,
 )
@@ -134,3 +138,103 @@ def test_wrong_input_is_refused(scan):
         mae(truth[None], prediction[None], mask[None])
     with pytest.raises(ValueError, match="not finite"):
         nrmse(truth, prediction * np.nan, mask)
+
+
+def test_the_convention_stands_beside_the_numbers(scan):
+    result = evaluate_scan(*scan)
+    assert asdict(result.convention) == {
+        "name": "paper",
+        "region": "box",
+        "error_region": "mask",
+        "data_range": 1.0,
+        "ssim_window": 7,
+        "ssim_covariance": "population",
+        "rescaled_to": None,
+        "ssim_kernel": "uniform 3D",
+        "software": f"scikit-image {skimage.__version__}",
+    }
+    reference = evaluate_scan(*scan, compat="reference-code").convention
+    assert (reference.name, reference.region, reference.rescaled_to, reference.ssim_covariance) == (
+        "reference-code",
+        "volume",
+        0.25,
+        "sample",
+    )
+
+
+def test_reference_code_is_the_whole_array_after_rescaling(scan):
+    truth, prediction, mask = scan
+    found = prediction * mask
+    found = found * (0.25 * mask.sum() / found.sum())
+    wanted = truth * mask
+    result = evaluate_scan(truth, prediction, mask, compat="reference-code")
+    similarity = structural_similarity(wanted, found, data_range=1.0)  # scikit-image's own defaults
+    assert result.ssim_percent == pytest.approx(100 * similarity, abs=1e-6)
+    noise = peak_signal_noise_ratio(wanted, found, data_range=1.0)
+    assert result.psnr_db == pytest.approx(noise, abs=1e-6)
+    assert result.mae == pytest.approx(np.abs(wanted - found)[mask > 0].mean(), abs=1e-6)
+    assert result.ssim_percent > evaluate_scan(truth, prediction, mask).ssim_percent
+
+
+def test_rescaling_hides_an_error_of_scale(scan):
+    truth, prediction, mask = scan
+    honest = [evaluate_scan(truth, k * prediction, mask) for k in (1.0, 1.5)]
+    blind = [
+        evaluate_scan(truth, k * prediction, mask, compat="reference-code") for k in (1.0, 1.5)
+    ]
+    assert honest[1].psnr_db < honest[0].psnr_db - 3
+    assert blind[1].psnr_db == pytest.approx(blind[0].psnr_db)
+    assert blind[1].bias == pytest.approx(blind[0].bias)
+
+
+def test_bias_by_hand():
+    mask = np.zeros((3, 3, 4))
+    mask[:, :, :2] = 1
+    truth = np.ones_like(mask)
+    prediction = truth.copy()
+    prediction[:, :, 0] = 1.4
+    prediction[:, :, 3] = 9.0  # outside the mask
+    assert bias(truth, prediction, mask) == pytest.approx(0.2)
+    assert bias(prediction, truth, mask) == pytest.approx(-0.2)
+    result = evaluate_scan(truth, prediction, np.ones_like(mask))
+    assert result.bias == pytest.approx((0.4 * 9 + 8.0 * 9) / 36)
+    assert result.nrmse == pytest.approx(math.sqrt((0.16 * 9 + 64.0 * 9) / 36))
+
+
+@pytest.mark.parametrize(
+    ("value", "band"),
+    [
+        (math.inf, "very good"),
+        (40.0, "very good"),
+        (39.99, "good"),
+        (30.0, "good"),
+        (29.99, "bad"),
+        (20.0, "bad"),
+        (19.99, "very bad"),
+        (-3.0, "very bad"),
+    ],
+)
+def test_bands_of_the_paper(value, band):
+    assert psnr_band(value) == band
+
+
+def test_the_band_of_a_scan_is_that_of_its_psnr(scan):
+    result = evaluate_scan(*scan)
+    assert 20 < result.psnr_db < 30
+    assert result.psnr_band == "bad"
+    # the same map in a padded array: zeros that agree lift it
+    padded = [np.pad(x, ((0, 0), (60, 60), (60, 60))) for x in scan]
+    assert evaluate_scan(*padded, compat="reference-code").psnr_band == "very good"
+    assert evaluate_scan(*padded).psnr_db == pytest.approx(result.psnr_db)
+
+
+def test_what_the_reference_code_could_not_compute(scan):
+    truth, prediction, mask = scan
+    with pytest.raises(ValueError, match="window 7"):
+        evaluate_scan(truth[:6], prediction[:6], mask[:6], compat="reference-code")
+    with pytest.raises(ValueError, match="only a positive one is rescaled"):
+        evaluate_scan(truth, -prediction, mask, compat="reference-code")
+    with pytest.raises(ValueError, match="mask is empty"):
+        evaluate_scan(truth, prediction, mask * 0, compat="reference-code")
+    with pytest.raises(ValueError, match="allowed are paper, reference-code"):
+        evaluate_scan(truth, prediction, mask, compat="torchmetrics")

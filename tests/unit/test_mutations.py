@@ -3,22 +3,9 @@
 The mutations are those of ``benchmarks/mutations.py``; the suite takes the first 300.
 """
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from sites.codes import CODES
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mutations.py"
-
-
-@pytest.fixture(scope="module")
-def mutations():
-    spec = importlib.util.spec_from_file_location("mutations", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("block", range(3))

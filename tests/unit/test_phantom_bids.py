@@ -1,11 +1,21 @@
 """The BIDS layout holds the manifest's very files, described."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simulation.phantom import PhantomCohort, SiteProtocol, write_bids, write_cohort
+from sites.cohort import ScanRecord, load_manifest
+from sites.discovery.layouts import discover
+from sites.discovery.manifest import describe
+
+VALIDATOR = shutil.which("bids-validator-deno", path=str(Path(sys.executable).parent))
 
 PROTOCOL = SiteProtocol(
     rows=24,
@@ -88,3 +98,53 @@ def test_interrupted_copy_leaves_nothing(manifest: Path, tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError):
         write_bids(other, PROTOCOL)
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.csv"]
+
+
+def content(record: ScanRecord) -> tuple[dict[str, bytes], ScanRecord]:
+    """The bytes of a scan's files by column, and everything else about it."""
+    files = {column: path.read_bytes() for column, path in record.files.items()}
+    bare = replace(record, images={}, cbv=None, brain_mask=None, lesion_mask=None)
+    return files, bare
+
+
+def test_the_manifest_of_the_dataset_is_that_of_the_phantom(manifest: Path, dataset: Path) -> None:
+    path = dataset / "manifest.csv"
+    found, _ = describe(discover(dataset, "auto"), dataset, path)
+    try:
+        again = load_manifest(path).scans
+    finally:
+        path.unlink()
+    assert found.findings == ()
+    # The very same scans: only folders and sessions are called otherwise.
+    assert [r.scan_id for r in again] == ["ses-1", "ses-2"]
+    renamed = [replace(r, scan_id=r.scan_id.replace("ses-", "visit-")) for r in again]
+    assert list(map(content, renamed)) == list(map(content, load_manifest(manifest).scans))
+    assert renamed[0].asl_kind == "deltam"
+    assert renamed[0].pld_s == 2.0
+
+
+def validated(folder: Path, cache: Path) -> tuple[int, list[str]]:
+    """Exit code and codes of errors that the official validator gives a dataset."""
+    done = subprocess.run(
+        [str(VALIDATOR), str(folder), "--json"],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "DENO_DIR": str(cache)},
+    )
+    issues = json.loads(done.stdout)["issues"]["issues"]
+    return done.returncode, [i["code"] for i in issues if i["severity"] == "error"]
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="needs bids-validator-deno (extra dev)")
+def test_the_official_validator_has_no_complaint(dataset: Path, tmp_path: Path) -> None:
+    assert validated(dataset, tmp_path / "deno") == (0, [])
+    spoiled = tmp_path / "bids"
+    shutil.copytree(dataset, spoiled)
+    sidecar = spoiled / "sub-0001" / "ses-1" / "perf" / "sub-0001_ses-1_asl.json"
+    fields = json.loads(sidecar.read_text())
+    del fields["PostLabelingDelay"]
+    sidecar.write_text(json.dumps(fields))
+    code, errors = validated(spoiled, tmp_path / "deno")
+    assert code != 0
+    assert errors, "the validator would pass anything"

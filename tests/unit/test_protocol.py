@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import ValidationError
 
@@ -16,6 +17,10 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    ModelCard,
+    PairedAreas,
+    ReleaseReceipt,
+    ReleaseRequest,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -26,6 +31,26 @@ from iedn.protocol.records import parse, parse_groups, to_record
 PRESET = PRESETS["tiny"]
 ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
 MODEL = {"grid": PRESET.grid, "network": PRESET.network}
+SEVEN = {
+    "num_positive": 45,
+    "num_negative": 51,
+    "area_a": 0.87,
+    "area_b": 0.76,
+    "variance_a": 0.0013,
+    "variance_b": 0.0019,
+    "covariance": 0.0007,
+}
+
+CARD = ModelCard(
+    run="r",
+    round=1,
+    model_hash="0" * 64,
+    trained_on="patients",
+    num_training_sites=3,
+    group_sites={"decoder": 3},
+    metrics={"test_psnr_db_mean": 27.5},
+    code_version="0.1.0",
+)
 
 EXAMPLES = [
     CapabilitiesRequest(run="r", **MODEL),
@@ -42,6 +67,16 @@ EXAMPLES = [
     EvaluateRequest(**ROUND, **MODEL, split="test", evaluation="metrics"),
     EvaluateReply(
         **ROUND, split="test", evaluation="metrics", metrics={"psnr_db_mean": 27.5}, num_scans=5
+    ),
+    ReleaseRequest(**ROUND, **MODEL, card=CARD),
+    ReleaseReceipt(**ROUND),
+    EvaluateReply(
+        **ROUND,
+        split="test",
+        evaluation="diagnostic",
+        metrics={},
+        paired_areas={"roi": PairedAreas(**SEVEN), "models": PairedAreas(**SEVEN)},
+        num_scans=95,
     ),
     FailureReply(code="E205", incident="0123456789ab"),
 ]
@@ -123,7 +158,7 @@ def test_wrong_kind_and_missing_message():
 
 def test_failure_reply_becomes_an_error_with_code_and_incident():
     with pytest.raises(ProtocolError, match=r"E205 \(incident 0123456789ab\)"):
-        parse(to_record(EXAMPLES[6]), TrainReply)
+        parse(to_record(EXAMPLES[-1]), TrainReply)
 
 
 def test_non_finite_metric_cannot_be_built():
@@ -133,18 +168,50 @@ def test_non_finite_metric_cannot_be_built():
         )
 
 
+PACKED = np.frombuffer(safetensors.numpy.save({"w": np.zeros(3, np.float32)}), np.uint8)
+
+
+def a_lie(content, dtype="uint8"):
+    lie = Array(dtype=dtype, shape=(3,), stype="numpy.ndarray", data=content)
+    return RecordDict({"decoder": ArrayRecord({"tensors": lie})})
+
+
 def huge_header():
-    content = Array(np.zeros(3, np.float32)).data.replace(b"(3,)", b"(3000000000000,)")
+    size = f"({len(PACKED)},)".encode()
+    content = Array(PACKED).data.replace(size, b"(3000000000000,)")
     return content.replace(b"            \n", b"\n", 1)
 
 
+def promises_more_tensors():
+    return Array(np.frombuffer(PACKED.tobytes().replace(b"[0,12]", b"[0,99]"), np.uint8)).data
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", Array(np.zeros(3, np.float32)).data[:-4], huge_header()]
+    "content",
+    [
+        b"",
+        b"garbage",
+        Array(PACKED).data[:-4],
+        Array(PACKED[:-4]).data,
+        huge_header(),
+        promises_more_tensors(),
+        Array(np.zeros(3, np.float32)).data,
+    ],
 )
-def test_array_that_lies_about_itself_is_refused_before_it_is_allocated(content):
-    lie = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=content)
+def test_bytes_that_lie_about_themselves_are_refused_before_they_are_allocated(content):
     with pytest.raises(ProtocolError, match="does not decode"):
-        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+        parse_groups(a_lie(content))
+
+
+def test_what_the_lies_are_made_from_is_accepted():
+    assert list(parse_groups(a_lie(Array(PACKED).data))["decoder"]["w"]) == [0.0, 0.0, 0.0]
+
+
+def test_a_second_array_in_a_group_is_refused():
+    record = a_lie(Array(PACKED).data)
+    record["decoder"]["more"] = Array(PACKED)
+    with pytest.raises(ProtocolError, match="does not decode"):
+        parse_groups(record)
 
 
 def test_pickled_array_is_refused():
@@ -152,9 +219,8 @@ def test_pickled_array_is_refused():
 
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    lie = Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=stream.getvalue())
     with pytest.raises(ProtocolError, match="does not decode"):
-        parse_groups(RecordDict({"decoder": ArrayRecord({"w": lie})}))
+        parse_groups(a_lie(stream.getvalue(), dtype="object"))
 
 
 @pytest.mark.parametrize(
@@ -163,3 +229,33 @@ def test_pickled_array_is_refused():
 )
 def test_safe_code(text, code):
     assert safe_code(text) == code
+
+
+def test_reply_without_paired_areas_still_parses():
+    """What an older client sends: the field came later, the version did not change."""
+    old = next(m for m in EXAMPLES if isinstance(m, EvaluateReply) and not m.paired_areas)
+    fields = old.model_dump(mode="json")
+    del fields["paired_areas"]
+    assert EvaluateReply.model_validate(fields) == old
+
+
+@pytest.mark.parametrize(
+    "paired",
+    [
+        {"roi": {**SEVEN, "area_a": 1.2}},
+        {"roi": {**SEVEN, "num_positive": 0}},
+        {"roi": {**SEVEN, "scores": [0.1]}},
+        {"patients": SEVEN},
+        {"roi": SEVEN, "models": {**SEVEN, "num_negative": 50}},
+    ],
+)
+def test_areas_out_of_range_or_of_other_scans_are_refused(paired):
+    with pytest.raises(ValidationError):
+        EvaluateReply(
+            **ROUND,
+            split="test",
+            evaluation="diagnostic",
+            metrics={},
+            paired_areas=paired,
+            num_scans=95,
+        )

@@ -1,0 +1,127 @@
+"""The process that talks to the coordinator: Flower's SuperNode in process isolation.
+
+It carries messages between the coordinator and the site's executor, and runs nothing: the tasks
+it holds are handed out on a loopback port to whoever knows this start's secret.
+
+Started by ``client.join``, which sends the settings to standard input.
+"""
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from iedn.config import FrozenModel
+from iedn.process import end_with_parent
+from iedn.retries import LONGEST_PAUSE_S, pauses
+
+
+class NodeSettings(FrozenModel):
+    """What the process is told at its start.
+
+    Attributes:
+        address: ``host:port`` of the coordinator's public listener.
+        ca: certificate of the authority behind the coordinator's.
+        key: this site's private key.
+        port: loopback port on which tasks are handed out.
+        secret: what the executor has to show.
+        heartbeat_s: seconds between two signs of life; after twice as long the coordinator takes
+            the site for offline, and only then lets a process in that was killed and started again.
+    """
+
+    address: str
+    ca: Path
+    key: Path
+    port: int
+    secret: str = Field(min_length=32, repr=False)
+    heartbeat_s: int
+
+    def with_new_secret(self) -> "NodeSettings":
+        """The settings of the next start."""
+        return self.model_copy(update={"secret": new_secret()})
+
+
+def new_secret() -> str:
+    """A secret that nobody can guess."""
+    return secrets.token_hex(32)
+
+
+def main() -> None:
+    """Serve until the connection is lost for good or the parent is gone."""
+    end_with_parent()
+    settings = NodeSettings.model_validate_json(sys.stdin.buffer.read())
+    try:
+        _serve(settings)
+    finally:
+        # Flower's threads would keep a process alive that has lost its purpose.
+        sys.stdout.flush()
+        os._exit(1)
+
+
+def _serve(settings: NodeSettings) -> None:
+    from flwr.supernode.cli import flower_supernode
+
+    _set_heartbeat(settings.heartbeat_s)
+    _shorten_pauses()
+    with tempfile.NamedTemporaryFile(prefix="iedn-") as secret:  # mode 0600, gone at the end
+        secret.write(settings.secret.encode())
+        secret.flush()
+        sys.argv = [
+            "flower-supernode",
+            "--superlink",
+            settings.address,
+            "--root-certificates",
+            str(settings.ca),
+            "--auth-supernode-private-key",
+            str(settings.key),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(settings.port),
+            "--isolation",
+            "process",
+            "--superexec-auth-secret-file",
+            secret.name,
+        ]
+        flower_supernode()
+
+
+def _shorten_pauses() -> None:
+    """Flower 1.41 pauses up to 20 s before it tries again, whoever came back meanwhile."""
+    from flwr.supercore.retry import http_retry
+
+    vars(http_retry)["MAX_RETRY_DELAY"] = LONGEST_PAUSE_S
+
+
+def _set_heartbeat(seconds: int) -> None:
+    """Flower 1.41 has 30 s built in, and a heartbeat thread that dies at the first odd answer."""
+    from flwr.supercore import heartbeat
+    from flwr.supernode import fleet_http_connection
+
+    for module in (heartbeat, fleet_http_connection):
+        vars(module)["HEARTBEAT_DEFAULT_INTERVAL"] = seconds
+
+    class EndingHeartbeat(heartbeat.HeartbeatSender):
+        """Ends the process with its heartbeat: the site starts another one."""
+
+        def __init__(self, heartbeat_fn: Callable[[], bool]) -> None:
+            super().__init__(heartbeat_fn)
+            self._retry_invoker.wait_gen_factory = pauses
+
+        def _run(self) -> None:
+            try:
+                super()._run()
+            except BaseException as error:  # whatever it is, there is no heartbeat any more
+                sys.stderr.write(f"heartbeat ended: {error}\n")
+                sys.stderr.flush()
+                os._exit(1)
+
+    vars(fleet_http_connection)["HeartbeatSender"] = EndingHeartbeat
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What this project takes from inside Flower, which its authors may move at any release.
+
+If one of these fails after a change of the pin, the named module of ours has to be looked at.
+"""
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+from flwr.common import constant
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+
+
+def test_the_pinned_version_is_installed():
+    assert version("flwr") == "1.41.0"
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("flwr.supercore.heartbeat", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
+        ("flwr.supernode.fleet_http_connection", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
+        ("flwr.supercore.retry.http_retry", {"MAX_RETRY_DELAY"}),
+        ("flwr.supercore.sql_mixin", {"SQLITE_PRAGMAS"}),
+        ("flwr.superlink.main", {"create_app"}),
+        (
+            "flwr.supernode.runtime.run_clientapp",
+            {"pull_task_input", "push_message", "push_task_output"},
+        ),
+        (
+            "flwr.supercore.interceptors",
+            {"RuntimeTokenHttpInterceptor", "SuperExecAuthHttpInterceptor"},
+        ),
+    ],
+)
+def test_names_that_are_replaced_or_called_exist(module, names):
+    found = vars(__import__(module, fromlist=["_"]))
+    assert names <= set(found)
+
+
+def test_superlink_is_configured_by_the_fields_that_are_set():
+    from server.superlink import _superlink
+
+    source = inspect.getsource(_superlink)
+    fields = set(inspect.signature(SuperLinkLifespanConfig).parameters)
+    assert {f for f in fields if f"{f}=" not in source} == set()
+
+
+def test_heartbeat_that_ends_the_process_overrides_what_runs_in_the_thread():
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    assert "target=self._run" in inspect.getsource(HeartbeatSender.__init__)
+
+
+def test_heartbeat_interval_is_looked_up_when_it_is_used():
+    from flwr.supernode import fleet_http_connection
+
+    source = inspect.getsource(fleet_http_connection.http_request_response)
+    assert "heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL" in source
+    assert constant.HEARTBEAT_MIN_INTERVAL == 10, "the least that site.toml allows"
+
+
+def test_pragmas_are_looked_up_when_a_connection_opens():
+    from flwr.supercore import sql_mixin
+
+    assert "in SQLITE_PRAGMAS" in inspect.getsource(sql_mixin)
+    assert "busy_timeout" in dict(sql_mixin.SQLITE_PRAGMAS)
+
+
+def test_replies_are_stored_by_a_function_that_is_looked_up_when_it_is_called():
+    from flwr.superlink.routers.fleet import router
+
+    assert "fleet_handlers.push_messages(" in inspect.getsource(router.fleet_push_messages)
+
+
+def test_longest_pause_is_looked_up_when_a_call_is_tried_again():
+    from flwr.supercore.retry import http_retry
+
+    source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
+    assert "lambda: exponential(max_delay=MAX_RETRY_DELAY)" in source
+
+
+def test_heartbeat_keeps_its_retrier_where_it_is_changed():
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    assert "wait_gen_factory" in vars(HeartbeatSender(lambda: True)._retry_invoker)
