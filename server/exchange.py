@@ -116,12 +116,16 @@ class _Exchange:
     def pull(self, nodes: Mapping[str, OnlineNode], on_reply: OnReply) -> None:
         for site in sorted(set(self.pending) & set(nodes)):
             sent = self.pending[site]
-            for reply in self._replies(sent):
-                if self.pending.get(site) is sent:  # the first reply counts, a second one does not
-                    self._take(site, reply, on_reply)
+            self._pull_one(site, sent, on_reply)
             if self.pending.get(site) is sent and sent.session != nodes[site].session:
                 _log.warning("%s: %s was restarted", self.question.label, site)
                 self._ask_again(site, "restarted")
+
+    def _pull_one(self, site: str, sent: _Pending, on_reply: OnReply) -> None:
+        """Its own function, so that a reply is gone before the next one is fetched."""
+        for reply in self._replies(sent):
+            if self.pending.get(site) is sent:  # the first reply counts, a second one does not
+                self._take(site, reply, on_reply)
 
     def _replies(self, sent: _Pending) -> list[Message | None]:
         """What came; None for bytes that are no message, which the site made up."""

@@ -53,9 +53,9 @@ def found(canaries: Mapping[str, str], places: Mapping[str, bytes]) -> list[str]
 
 
 def plant(manifest: Path, target: Path) -> tuple[Path, dict[str, str]]:
-    """Copy a phantom cohort of four patients with canaries in every place that has room for one.
+    """Copy a phantom cohort of few patients with canaries in every place that has room for one.
 
-    A fifth patient's scan is truncated, and a sixth one is left out with a reason.
+    The scan of one more patient is truncated, and that of another is left out with a reason.
 
     Returns:
         The new manifest, and the canaries by where they are.
@@ -89,7 +89,7 @@ def _planted(
         "scan_id": f"{canaries['scan']}-{number}",
         "sex": canaries["sex"],
         "disease": canaries["disease"],
-        "split": SPLITS[number],
+        "split": SPLITS[number % len(SPLITS)],
     }
     for column in PATH_COLUMNS:
         if row.get(column):

@@ -33,15 +33,19 @@ LONG_S = 1200.0
 WHOLE, FAILS_LATER, FAILS_AT_ONCE = "site-a", "site-b", "site-c"
 
 
-def _content(trainers: int) -> dict[str, object]:
+def _content() -> dict[str, object]:
     made = scenario(rounds=1)
+    made["rounds"] = {"count": 1, "quorum": 2, "poll_interval_s": 0.2}
+    return made
+
+
+def _alone() -> dict[str, object]:
+    """One site with the cohort that it has among all."""
+    made = _content()
     sites = made["sites"]
     assert isinstance(sites, dict)
-    kept = sorted(set(sites) - {EVALUATOR})[:trainers]
-    made["sites"] = {name: sites[name] for name in kept}
-    made["cohort_seed"] = 32  # a site's seed is its place; these are the cohorts made with qilu
-    made["rounds"] = {"count": 1, "quorum": min(trainers, 2), "poll_interval_s": 0.2}
-    return made
+    rounds = {"count": 1, "quorum": 1, "poll_interval_s": 0.2}
+    return made | {"sites": {WHOLE: sites[WHOLE]}, "cohort_seed": 32, "rounds": rounds}
 
 
 class Tapped:
@@ -108,12 +112,13 @@ class Tapped:
 @pytest.fixture(scope="module")
 def tapped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("canaries")
-    with deployment(folder, _content(3)) as deployed:
+    with deployment(folder, _content()) as deployed:
         made = Tapped(deployed, folder)
-        for site in (WHOLE, FAILS_LATER):
+        for site in (WHOLE, FAILS_LATER, EVALUATOR):
             made.plant(site)
         deployed.start_server()
         made.start(WHOLE, "warn", new_canary())
+        made.start(EVALUATOR, "warn", new_canary())
         made.start(FAILS_LATER, "fail-to-evaluate", new_canary())
         made.start(FAILS_AT_ONCE, "fail-to-join", new_canary())
         made.code = deployed.wait_for_end(timeout_s=LONG_S)
@@ -124,20 +129,22 @@ def tapped(tmp_path_factory):
 def test_run_ends_well_and_names_what_failed_by_code_only(tapped):
     assert tapped.code == 0, tapped.deployed.log("server")
     lines = (tapped.deployed.run / "history.jsonl").read_text().splitlines()
-    rosters = {e["event"]: e["roster"] for e in map(json.loads, lines) if "roster" in e}
+    with_rosters = [e for e in map(json.loads, lines) if "roster" in e]
+    rosters = {(e["event"], site): e["roster"] for e in with_rosters for site in e["roster"]}
     for event, site in (("join", FAILS_AT_ONCE), ("evaluation", FAILS_LATER)):
-        entry = rosters[event][site]
+        entry = rosters[event, site][site]
         assert entry["status"] == "failed"
         assert re.fullmatch(r"internal \(incident [0-9a-f]{12}\)", entry["reason"])
 
 
 def test_canaries_were_where_they_could_leak_from(tapped):
     """The paths were read, the exceptions raised, the warnings given: the sites' logs say so."""
-    for site in (WHOLE, FAILS_LATER):
+    for site in (WHOLE, FAILS_LATER, EVALUATOR):
         log = tapped.deployed.log(site)
         assert tapped.canaries[f"truncated of {site}"] in log, "the scan that fails is named"
     for mode, site in (
         ("warn", WHOLE),
+        ("warn", EVALUATOR),
         ("fail-to-evaluate", FAILS_LATER),
         ("fail-to-join", FAILS_AT_ONCE),
     ):
@@ -150,6 +157,7 @@ def test_nothing_that_crosses_the_wall_holds_a_canary(tapped):
         for known in (b"/v1/fleet/push-messages", b"site-capabilities", b"train-reply"):
             assert known in sent[site], "the tap hears everything"
     assert b"failure-reply" in sent[FAILS_AT_ONCE]
+    assert b"evaluate-reply" in sent[EVALUATOR]
     assert found(tapped.canaries, sent) == []
 
 
@@ -171,7 +179,7 @@ def test_sites_talk_to_nobody_but_the_coordinator(tapped):
 @pytest.fixture(scope="module")
 def leaking(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leaking")
-    with deployment(folder, _content(1)) as deployed:
+    with deployment(folder, _alone()) as deployed:
         made = Tapped(deployed, folder)
         made.field, made.tensor = new_canary(), new_canary()
         deployed.start_server()

@@ -11,30 +11,14 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from tests.deployment import (
-    EVALUATOR,
-    TRAINERS,
-    commits,
-    deployment,
-    run_command,
-    scenario,
-    wait_until,
-)
+from tests.deployment import TRAINERS, commits, deployment, run_command, wait_until
+from tests.system.scenarios import trainers_only
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("honesty")]
 
 REQUIRED, OTHER, STEADY = TRAINERS
 LONG_S = 1200.0
 SUCCESS = ("best model", "rounds committed", "best.safetensors", "finished")
-
-
-def _content() -> dict[str, object]:
-    made = scenario(rounds=1000)
-    sites = made["sites"]
-    assert isinstance(sites, dict)
-    del sites[EVALUATOR]
-    made["cohort_seed"] = 32  # a site's seed is its place; these are the cohorts made with qilu
-    return made
 
 
 class Outcome:
@@ -60,13 +44,13 @@ def _configure(deployed):
     path = deployed.run / "federation.toml"
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     content["sites"][REQUIRED]["required"] = True
-    content["rounds"] |= {"deadline_s": 150.0, "join_timeout_s": 240.0, "offline_grace_s": 5.0}
+    content["rounds"] |= {"deadline_s": 150.0, "join_timeout_s": 180.0, "offline_grace_s": 5.0}
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    with deployment(tmp_path_factory.mktemp("honesty"), _content()) as deployed:
+    with deployment(tmp_path_factory.mktemp("honesty"), trainers_only(rounds=1000)) as deployed:
         _configure(deployed)
         deployed.start_all()
         wait_until(lambda: len(commits(deployed.run)) > 1, LONG_S, "a round is committed")
