@@ -70,6 +70,8 @@ def run_command(app: typer.Typer) -> NoReturn:
     _log_to_stderr()
     try:
         code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
+            _errors.print("interrupted", style="red")
     except click.exceptions.Abort:
         code = EXIT_INTERRUPTED
     except click.ClickException as error:

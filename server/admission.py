@@ -97,7 +97,16 @@ def admitted_keys(folder: Path) -> dict[str, EllipticCurvePublicKey]:
     Raises:
         IdentityError: a file there is no public key.
     """
-    return {p.stem: read_public_key(p) for p in sorted((folder / ADMITTED).glob("[!.]*.pub"))}
+    return {p.stem: read_public_key(p) for p in _admitted_files(folder)}
+
+
+def admitted_names(folder: Path) -> frozenset[str]:
+    """Names of the admitted sites."""
+    return frozenset(p.stem for p in _admitted_files(folder))
+
+
+def _admitted_files(folder: Path) -> list[Path]:
+    return sorted((folder / ADMITTED).glob("[!.]*.pub"))
 
 
 def _check_site(folder: Path, site: str) -> None:

@@ -138,6 +138,14 @@ class _Exchange:
         else:
             self.missing[site] = code
 
+    def give_up(self, is_admitted: Callable[[str], bool]) -> None:
+        """Stop waiting for sites that were shut out after they had been asked."""
+        for site in sorted(set(self.asked) & (self.unsent | set(self.pending))):
+            if not is_admitted(site):
+                self.unsent.discard(site)
+                self.pending.pop(site, None)
+                self.missing[site] = "revoked"
+
     def is_over(self) -> bool:
         if self.elapsed() >= self.patience.deadline_s:
             return True
@@ -185,13 +193,15 @@ def ask(
         patience: deadlines.
 
     Returns:
-        Why each site that did not reply is missing: ``offline``, ``late`` or ``transport-N``.
+        Why each site that did not reply is missing: ``offline``, ``late``, ``revoked``
+        or ``transport-N``.
     """
     exchange = _Exchange(grid, question, patience, unsent=set(question.sites))
     while True:
         nodes = registry.online(grid)
         exchange.push(nodes)
         exchange.pull(nodes, on_reply)
+        exchange.give_up(registry.is_admitted)
         live.report(exchange.snapshot(nodes))
         if exchange.is_over():
             break

@@ -152,11 +152,26 @@ def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> Run
     subject = ModelUnderTest(number, model, best_hash)
     if ("test", "metrics", best_hash) not in done:
         folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
-    if federation.evaluators() and ("test", "diagnostic", best_hash) not in done:
+    if federation.evaluators() and not _all_external_answered(folder, best_hash):
         folder.append(evaluate(federation, subject, split="test", evaluation="diagnostic"))
     result = RunResult(state.number, state_hash(flatten(state.model)), number, best_hash)
     folder.append({"event": "finished", **vars(result)})
     return result
+
+
+def _all_external_answered(folder: RunFolder, model_hash: str) -> bool:
+    """Whether the numbers of all external sites are in.
+
+    A site that has to look at its numbers first refuses them; it is asked again when the same
+    command is given on the finished run.
+    """
+    asked = [
+        e
+        for e in folder.events()
+        if e["event"] == "evaluation"
+        and (e["evaluation"], e["model_hash"]) == ("diagnostic", model_hash)
+    ]
+    return bool(asked) and all(s["status"] == "accepted" for s in asked[-1]["roster"].values())
 
 
 def _validations(folder: RunFolder) -> list[Event]:

@@ -12,9 +12,11 @@ from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.files import only_process
 
 from . import live
+from .admission import admitted_names
 from .config import FederationConfig, ListenConfig, load_federation
 from .federation import Federation, Roster
 from .link import Control, repeat_in_background, superlink
+from .provisioning import FEDERATION_FILE, listening
 from .register import follow
 from .registry import NamedRegistry
 from .release import release_model
@@ -24,8 +26,6 @@ from .run_folder import RunFolder
 from .task import server_task
 
 _log = logging.getLogger(__name__)
-
-CONFIGURATION = "federation.toml"
 
 _FOLLOW_S = 2.0
 _PAUSE_S = 5.0
@@ -57,7 +57,7 @@ def release(folder: Path) -> Roster:
         ConfigError: as ``start``; or the run is not finished.
     """
     with _serving(folder) as (control, config, runs), server_task(control) as grid:
-        federation = Federation(grid, NamedRegistry(config.sites), config)
+        federation = Federation(grid, _registry(config, folder), config)
         return release_model(federation, runs)
 
 
@@ -86,17 +86,18 @@ def configuration(folder: Path) -> tuple[FederationConfig, ListenConfig]:
     Raises:
         ConfigError: it does not, or is wrong, or TLS files are missing.
     """
-    path = folder / CONFIGURATION
-    config = load_federation(path)
-    if config.listen is None:
-        problem, allowed = "sites cannot reach this coordinator", "a table [listen]"
-        raise ConfigError(problem, where=f"{path}: listen", allowed=allowed)
+    path = folder / FEDERATION_FILE
+    listen = listening(folder)
     for key in ("certificate", "key"):
-        if not (folder / getattr(config.listen, key)).is_file():
-            problem = f"no file {folder / getattr(config.listen, key)}"
+        if not (folder / getattr(listen, key)).is_file():
+            problem = f"no file {folder / getattr(listen, key)}"
             allowed = "what `iedn-server init` or `renew` wrote"
             raise ConfigError(problem, where=f"{path}: listen.{key}", allowed=allowed)
-    return config, config.listen
+    return load_federation(path), listen
+
+
+def _registry(config: FederationConfig, folder: Path) -> NamedRegistry:
+    return NamedRegistry(config.sites, lambda: admitted_names(folder))
 
 
 def _persistently(control: Control, config: FederationConfig, runs: RunFolder) -> RunResult:
@@ -105,7 +106,7 @@ def _persistently(control: Control, config: FederationConfig, runs: RunFolder) -
     while True:
         try:
             with server_task(control) as grid:
-                return run_federation(grid, NamedRegistry(config.sites), config, runs)
+                return run_federation(grid, _registry(config, runs.path), config, runs)
         except httpx.HTTPError as error:
             last = runs.last_commit()
             reached = -1 if last is None else int(last["round"])

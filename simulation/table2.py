@@ -63,7 +63,8 @@ class Work:
         seed: of weights and batches.
         train: training scans of all sites.
         held_out: test scans, by site.
-        identity: hash of scans and settings.
+        identity: hash of training scans and settings.
+        test_identity: hash of the held-out scans.
         folder: gets ``models`` and ``units``.
     """
 
@@ -73,6 +74,7 @@ class Work:
     train: tuple[IednSample, ...]
     held_out: tuple[HeldOut, ...]
     identity: str
+    test_identity: str
     folder: Path
 
     @property
@@ -129,12 +131,9 @@ def make_table2(scenario: ScenarioConfig, out: Path, request: TableRequest) -> t
 
 def _facts(request: TableRequest, work: Work) -> Facts:
     grid, network = work.preset.grid, work.preset.network
-    kept = {
-        path.stem: load_model_file(path).metadata
-        for path in sorted((work.folder / "models").glob("*.safetensors"))
-    }
-    used = [kept[model.name] for model in models_of(combinations_of(request.combinations))]
-    numbers = [int(metadata["training_scans"]) for metadata in used]
+    models = models_of(combinations_of(request.combinations))
+    files = {model.name: _path(model, work) for model in models}
+    numbers = [len(_scans_for(model, work)) for model in models]
     steps = "" if request.steps is None else f" --steps {request.steps}"
     some = "" if request.combinations == "paper" else f" --combinations {request.combinations}"
     return Facts(
@@ -145,7 +144,11 @@ def _facts(request: TableRequest, work: Work) -> Facts:
         steps=work.training.local_steps,
         training_scans=(min(numbers), max(numbers)),
         held_out_scans=work.num_held_out,
-        seconds={stem: float(metadata["seconds"]) for stem, metadata in kept.items()},
+        seconds={
+            name: float(load_model_file(path).metadata["seconds"])
+            for name, path in files.items()
+            if path.exists()
+        },
     )
 
 
@@ -194,15 +197,25 @@ def gather(
             raise ConfigError(
                 f"no training scan has {name_of(combination)}", where=f"scenario {config.run}"
             )
-    digests = sorted(key for c in cohorts.values() for key in (*c.train.keys, *c.test.keys))
+    learned = sorted(key for c in cohorts.values() for key in c.train.keys)
+    tested = sorted(part.dataset.keys[n] for part in held_out for n in part.numbers)
     identity = identity_of(
         CODE_VERSION,
         preset.model_dump_json(),
         training.model_dump_json(),
         str(config.seed),
-        *digests,
+        *learned,
     )
-    return Work(preset, training, config.seed, scans, held_out, identity, out)
+    return Work(
+        preset=preset,
+        training=training,
+        seed=config.seed,
+        train=scans,
+        held_out=held_out,
+        identity=identity,
+        test_identity=identity_of(*tested),
+        folder=out,
+    )
 
 
 def run_models(work: Work, combinations: Sequence[Combination], *, workers: int) -> Scores:
@@ -226,9 +239,8 @@ def run_models(work: Work, combinations: Sequence[Combination], *, workers: int)
 
 
 def _run_model(model: Model, work: Work, bar: "_Bar") -> Scores:
-    units = {
-        c: Unit(model.architecture, c, identity_of(work.identity, model.name)) for c in model.tested
-    }
+    identity = identity_of(work.identity, work.test_identity, model.name)
+    units = {c: Unit(model.architecture, c, identity) for c in model.tested}
     folder = UnitFolder(work.folder / "units")
     scores = {c: folder.load(unit) for c, unit in units.items()}
     if any(found is None for found in scores.values()):
@@ -248,7 +260,7 @@ def _run_model(model: Model, work: Work, bar: "_Bar") -> Scores:
 
 def _trained(model: Model, work: Work, bar: "_Bar") -> Network:
     """The model from its file, or trained and written to it."""
-    path = work.folder / "models" / f"{model.name}.safetensors"
+    path = _path(model, work)
     identity = identity_of(work.identity, model.name)
     if path.exists() and (network := _kept(path, identity)) is not None:
         return network
@@ -256,7 +268,7 @@ def _trained(model: Model, work: Work, bar: "_Bar") -> Network:
     if model.architecture == "encoder-decoder":
         changes = {"architecture": "encoder-decoder", "modalities": model.tested[0]}
         config = config.model_copy(update=changes)
-    scans = work.train if model.architecture == "iedn" else _having(work.train, model.tested[0])
+    scans = _scans_for(model, work)
     seed = derive_seed(work.seed, round_number=0, site=model.name, purpose="table2")
     network = build_network(config, seed)
     summary = train(
@@ -267,11 +279,19 @@ def _trained(model: Model, work: Work, bar: "_Bar") -> Network:
         "grid": work.preset.grid.model_dump_json(),
         "round": "0",
         "identity": identity,
-        "training_scans": str(len(scans)),
         "seconds": f"{summary.seconds:.1f}",
     }
     save_checkpoint(path, flatten(state_by_group(network)), config, metadata=metadata)
     return network
+
+
+def _path(model: Model, work: Work) -> Path:
+    return work.folder / "models" / f"{model.name}.safetensors"
+
+
+def _scans_for(model: Model, work: Work) -> Sequence[IednSample]:
+    """What a model learns from."""
+    return work.train if model.architecture == "iedn" else _having(work.train, model.tested[0])
 
 
 def _kept(path: Path, identity: str) -> Network | None:

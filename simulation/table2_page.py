@@ -83,7 +83,6 @@ def as_json(scores: Scores, facts: Facts) -> dict[str, Any]:
 
 def markdown(scores: Scores, facts: Facts) -> str:
     """The table with its comparison to the paper's pattern."""
-    fastest, slowest = min(facts.seconds.values()), max(facts.seconds.values())
     few, many = facts.training_scans
     lines = [
         f"# Table 2 on a phantom: {facts.name}",
@@ -92,8 +91,7 @@ def markdown(scores: Scores, facts: Facts) -> str:
         "",
         f"`{facts.command}` (iedn {__version__}). Grid {facts.grid}, {facts.network}; "
         f"{facts.steps} steps every model, {few} to {many} training scans, {facts.held_out_scans} "
-        f"held-out scans of other patients. Training took {fastest:.0f} to {slowest:.0f} s a "
-        "model.",
+        f"held-out scans of other patients.{_duration(facts)}",
         "",
         markdown_table(scores),
         "",
@@ -103,6 +101,11 @@ def markdown(scores: Scores, facts: Facts) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _duration(facts: Facts) -> str:
+    seconds = facts.seconds.values()
+    return f" Training took {min(seconds):.0f} to {max(seconds):.0f} s a model." if seconds else ""
 
 
 def input_differences(scores: Scores) -> list[Difference]:

@@ -11,6 +11,8 @@ back); it resamples to its own grid, so that slices may be thick.
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +20,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import torch
 
 from iedn.errors import ScanError
 
@@ -49,21 +52,32 @@ def estimate_brain_mask(t1: Volume) -> Volume:
     Raises:
         ScanError: E211, deepbet is not installed, or it finds no brain.
     """
-    extractor = _extractor()
     head = np.nan_to_num(t1.array, nan=0.0, posinf=0.0, neginf=0.0)
-    try:
-        with _in_use:
+    with _in_use, _one_thread():
+        extractor = _extractor()
+        try:
             _, mask, _ = extractor.run(_nibabel.Nifti1Image(head.T, t1.affine))
-    # What its own code raises where there is nothing that could be a brain.
-    except (AssertionError, ValueError, IndexError, RuntimeError) as error:
-        problem = f"none given, and {PACKAGE} finds no brain in the T1; draw one"
-        raise ScanError("E211", problem) from error
+        # What its own code raises where there is nothing that could be a brain.
+        except (AssertionError, ValueError, IndexError, RuntimeError) as error:
+            problem = f"none given, and {PACKAGE} finds no brain in the T1 ({error}); draw one"
+            raise ScanError("E211", problem) from error
     inside = np.asarray(mask.dataobj).T > 0
     if not inside.any():
         raise ScanError("E211", f"none given, and {PACKAGE} finds no brain in the T1; draw one")
     problem = f"made from the T1 by {estimator()}, which knows healthy adults"
     array = np.ascontiguousarray(inside, dtype=np.float32)
     return replace(t1, array=array, warnings=(Finding("W212", problem),))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The mask must not depend on how many scans are prepared at a time, not by a bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

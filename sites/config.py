@@ -41,8 +41,11 @@ def _from_folder(path: Path, context: ValidationInfo) -> Path:
 
 def default_workers() -> int:
     """Scans to prepare at a time: a processor and 2 GiB of memory each, 4 at the most."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(len(os.sched_getaffinity(0)), pages // WORKER_BYTES, MOST_WORKERS))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    processors = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # those this process may use; not known everywhere
+        processors = len(os.sched_getaffinity(0))
+    return max(1, min(processors, memory // WORKER_BYTES, MOST_WORKERS))
 
 
 SitePath = Annotated[Path, AfterValidator(_from_folder)]

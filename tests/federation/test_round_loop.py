@@ -20,6 +20,7 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    PairedAreas,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -31,6 +32,23 @@ from simulation.grid import LocalGrid
 
 SCANS = {"site-a": 100, "site-b": 300}
 MODALITIES = {"site-a": (Modality.T1WI, Modality.ASL), "site-b": (Modality.T1WI,)}
+
+
+SEVEN = PairedAreas(
+    num_positive=10,
+    num_negative=12,
+    area_a=0.8,
+    area_b=0.7,
+    variance_a=0.01,
+    variance_b=0.02,
+    covariance=0.005,
+)
+
+
+def evaluated(request, **results):
+    """A reply to an evaluate request."""
+    asked = {"run", "round", "base_hash", "split", "evaluation"}
+    return to_record(EvaluateReply(**request.model_dump(include=asked), **results))
 
 
 class Player:
@@ -81,17 +99,8 @@ class Player:
 
     def evaluate(self, site, record):
         request = parse(record, EvaluateRequest)
-        return to_record(
-            EvaluateReply(
-                run=request.run,
-                round=request.round,
-                base_hash=request.base_hash,
-                split=request.split,
-                evaluation=request.evaluation,
-                metrics={"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0},
-                num_scans=5,
-            )
-        )
+        metrics = {"psnr_db_mean": 20.0 + request.round, "ssim_percent_mean": 80.0}
+        return evaluated(request, metrics=metrics, num_scans=5)
 
 
 def federation(tmp_path, *, count=2, quorum=1, sites=None, **changes):
@@ -291,6 +300,55 @@ def test_finished_run_started_again_does_nothing_new(tmp_path):
     found = run(folder, player)
     assert player.trained == []
     assert len([e for e in found if e["event"] == "evaluation"]) == 3  # 2 validations, 1 test
+
+
+class External(Player):
+    """``site-b`` only evaluates; it refuses its numbers until somebody there has approved them."""
+
+    approved = False
+
+    def join(self, site, record):
+        if site == "site-a":
+            return super().join(site, record)
+        known = dict.fromkeys(MODALITIES[site], 0)
+        return to_record(
+            SiteCapabilities(
+                role="evaluate", num_training_scans=0, scans_by_modality=known, code_version="0.1.0"
+            )
+        )
+
+    def evaluate(self, site, record):
+        if site == "site-a":
+            return super().evaluate(site, record)
+        request = parse(record, EvaluateRequest)
+        assert request.evaluation == "diagnostic"
+        if not self.approved:
+            return to_record(FailureReply(code="policy", incident="0123456789ab"))
+        return evaluated(request, metrics={}, paired_areas={"roi": SEVEN}, num_scans=20)
+
+
+def test_external_site_that_approves_later_is_asked_again_and_then_no_more(tmp_path):
+    sites = {"site-a": {}, "site-b": {"role": "evaluate"}}
+    folder = federation(tmp_path / "run", count=1, sites=sites)
+    player = External({"site-a": 0.5})
+
+    def diagnostics():
+        found = run(folder, player)
+        return [e for e in found if e.get("evaluation") == "diagnostic"]
+
+    (refused,) = diagnostics()
+    assert refused["roster"]["site-b"]["status"] != "accepted"
+    assert "policy" in str(refused["roster"]["site-b"])
+    assert refused["stratified"] == {}
+    player.approved = True
+    _, answered = diagnostics()
+    assert answered["roster"]["site-b"]["status"] == "accepted"
+    assert answered["sites"]["site-b"]["paired_areas"]["roi"] == SEVEN.model_dump()
+    roi = answered["stratified"]["roi"]
+    # One site: z = 0.1 / sqrt(0.01 + 0.02 - 2 * 0.005).
+    assert roi["difference"] == pytest.approx(0.1)
+    assert roi["statistic"] == pytest.approx(0.1 / 0.02**0.5)
+    assert len(diagnostics()) == 2
 
 
 def test_best_model_may_be_the_last_round(tmp_path):

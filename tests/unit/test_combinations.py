@@ -235,6 +235,7 @@ def work(tmp_path):
         train=tuple(samples),
         held_out=(HeldOut("site-a", held, (0, 1)),),
         identity="a" * 64,
+        test_identity="b" * 64,
         folder=tmp_path,
     )
 
@@ -278,7 +279,13 @@ def test_a_stopped_table_goes_on_with_what_is_missing(work, trained, monkeypatch
     assert run_models(work, WANTED, workers=1) == whole
     assert trained == [("encoder-decoder", 3, 2)]
     trained.clear()
-    run_models(replace(work, identity="b" * 64), WANTED, workers=1)
+    # Other held-out scans are tested with the models there are; other settings train new ones.
+    held = Held([(record(12), scan(12)), (record(13), scan(13))])
+    moved = replace(work, test_identity="c" * 64, held_out=(HeldOut("site-a", held, (0, 1)),))
+    scores = run_models(moved, WANTED, workers=1)
+    assert {s.patient_id for s in scores["iedn", (ASL,)]} == {"site-a/sub-0012", "site-a/sub-0013"}
+    assert trained == []
+    run_models(replace(work, identity="d" * 64), WANTED, workers=1)
     assert len(trained) == 3
 
 

@@ -89,7 +89,9 @@ def test_interrupt_is_130(call, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(simulation.cli, "load_scenario", interrupted)
-    assert call(simulation.cli.main, "run", "demo")[0] == 130
+    code, _, error = call(simulation.cli.main, "run", "demo")
+    assert code == 130
+    assert error.strip() == "interrupted"
 
 
 def test_plain_progress_says_the_end_and_is_quiet_in_between(capsys):

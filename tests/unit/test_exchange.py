@@ -26,6 +26,10 @@ class Registry:
 
     def __init__(self, *looks):
         self.looks = list(looks)
+        self.revoked = set()
+
+    def is_admitted(self, site):
+        return site not in self.revoked
 
     def online(self, grid):
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -103,3 +107,9 @@ def test_site_that_always_loses_its_reply_is_given_up():
 def test_refused_bundle_is_final():
     grid = Grid(ErrorCode.INVALID_FAB, "reply")
     assert run(grid, Registry({"site-a": "one"})) == ([], {"site-a": "transport-7"})
+
+
+def test_site_that_was_shut_out_in_the_middle_is_not_waited_for():
+    registry = Registry({"site-a": "one"}, {})
+    registry.revoked.add("site-a")
+    assert run(Grid(None), registry, needed=["site-a"]) == ([], {"site-a": "revoked"})

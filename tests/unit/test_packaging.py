@@ -53,7 +53,7 @@ def test_wheel_holds_the_five_packages_and_metadata_only(wheel):
 
 def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
     allowed = re.compile(
-        r"[a-z_/]+\.py|[a-z]+/py\.typed|simulation/scenarios/[a-z-]+\.toml"
+        r"[a-z0-9_/]+\.py|[a-z]+/py\.typed|simulation/scenarios/[a-z-]+\.toml"
         r"|sites/examples/[a-z-]+\.toml|server/templates/[a-z.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
     )
     assert [name for name in wheel if not allowed.fullmatch(name)] == []
