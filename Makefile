@@ -19,8 +19,9 @@ demo: $(READY)          ## four training sites and an external one, on a phantom
 test: $(READY)          ## unit, federation and documentation tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
-test-system: $(READY)   ## real processes, killed and restarted
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/system
+test-system: $(READY)   ## real processes, killed and restarted; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+		--progress runs/test-system.jsonl tests/system
 
 check: $(READY)         ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

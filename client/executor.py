@@ -28,10 +28,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from iedn.retries import retry_calmly
+
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.3
-_MOST_TRIES = 30
 _COMPONENT = "flwr-clientapp"
 
 Answer = Callable[[Message, Context], Message]
@@ -59,10 +60,13 @@ class Executor:
         address: ``host:port`` on which the node hands out tasks.
         secret: what the node wants to be shown.
         duties: what to do with a task.
+        node_is_up: whether that node lives.
     """
 
-    def __init__(self, address: str, secret: str, duties: Duties) -> None:
-        self._address, self._duties = address, duties
+    def __init__(
+        self, address: str, secret: str, duties: Duties, node_is_up: Callable[[], bool]
+    ) -> None:
+        self._address, self._duties, self._node_is_up = address, duties, node_is_up
         self._acquirer = RuntimeHttpClient.from_server_address(
             address,
             insecure=True,
@@ -80,18 +84,26 @@ class Executor:
         """Close the connection."""
         self._acquirer.close()
 
-    def work(self, node_is_up: Callable[[], bool]) -> None:
-        """Take and answer tasks as long as the node is up."""
-        request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-        while node_is_up():
+    def work(self) -> None:
+        """Take and answer tasks as long as the node is up and every answer reaches it."""
+        while self._node_is_up():
+            token = self._next_task()
+            if token is None:
+                time.sleep(_PAUSE_S)
+                continue
             try:
-                acquired = self._acquirer.AcquireTask(request)
-                if acquired.token:
-                    self._answer(str(acquired.token))
-                    continue
-            except httpx.HTTPError as error:
-                _log.debug("the node does not answer: %s", error)
-            time.sleep(_PAUSE_S)
+                self._answer(token)
+            except Exception:  # the node would wait for this answer, and take no other task
+                _log.exception("a task was not answered; its node has to be started again")
+                return
+
+    def _next_task(self) -> str | None:
+        request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+        try:
+            return str(self._acquirer.AcquireTask(request).token) or None
+        except httpx.HTTPError as error:
+            _log.debug("the node does not answer: %s", error)
+            return None
 
     def _answer(self, token: str) -> None:
         client = self._client(token)
@@ -127,7 +139,7 @@ class Executor:
 
     def _client(self, token: str) -> RuntimeHttpClient:
         patience = make_simple_http_retry_invoker()
-        patience.max_tries = _MOST_TRIES
+        retry_calmly(patience, is_over=lambda: not self._node_is_up())
         return RuntimeHttpClient.from_server_address(
             self._address,
             insecure=True,

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 NODE, NODE_LOG = "node", "node.log"
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 10.0
 _STEADY_S = 60.0
 
 
@@ -77,9 +77,10 @@ def _one_node(settings: NodeSettings, folder: Path, duties: Duties) -> None:
         environment=flower_environment(folder / "home"),
         log=folder / NODE_LOG,
     )
-    executor = Executor(f"127.0.0.1:{settings.port}", settings.secret, duties)
+    address = f"127.0.0.1:{settings.port}"
+    executor = Executor(address, settings.secret, duties, lambda: child.poll() is None)
     try:
-        executor.work(lambda: child.poll() is None)
+        executor.work()
     finally:
         executor.close()
         stop_child(child)

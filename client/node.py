@@ -10,12 +10,14 @@ import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
 
 from iedn.config import FrozenModel
 from iedn.process import end_with_parent
+from iedn.retries import LONGEST_PAUSE_S, pauses
 
 
 class NodeSettings(FrozenModel):
@@ -64,6 +66,7 @@ def _serve(settings: NodeSettings) -> None:
     from flwr.supernode.cli import flower_supernode
 
     _set_heartbeat(settings.heartbeat_s)
+    _shorten_pauses()
     with tempfile.NamedTemporaryFile(prefix="iedn-") as secret:  # mode 0600, gone at the end
         secret.write(settings.secret.encode())
         secret.flush()
@@ -87,6 +90,13 @@ def _serve(settings: NodeSettings) -> None:
         flower_supernode()
 
 
+def _shorten_pauses() -> None:
+    """Flower 1.41 pauses up to 20 s before it tries again, whoever came back meanwhile."""
+    from flwr.supercore.retry import http_retry
+
+    vars(http_retry)["MAX_RETRY_DELAY"] = LONGEST_PAUSE_S
+
+
 def _set_heartbeat(seconds: int) -> None:
     """Flower 1.41 has 30 s built in, and a heartbeat thread that dies at the first odd answer."""
     from flwr.supercore import heartbeat
@@ -97,6 +107,10 @@ def _set_heartbeat(seconds: int) -> None:
 
     class EndingHeartbeat(heartbeat.HeartbeatSender):
         """Ends the process with its heartbeat: the site starts another one."""
+
+        def __init__(self, heartbeat_fn: Callable[[], bool]) -> None:
+            super().__init__(heartbeat_fn)
+            self._retry_invoker.wait_gen_factory = pauses
 
         def _run(self) -> None:
             try:

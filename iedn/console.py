@@ -6,10 +6,12 @@ plain line every few seconds; with ``--json``, one JSON object a line.
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -28,7 +30,7 @@ from rich.progress import (
 from . import progress
 from .errors import IednError
 
-EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 PLAIN_INTERVAL_S = 5.0
 
 _errors = Console(stderr=True, highlight=False)
@@ -66,8 +68,12 @@ def new_app(*, invoke_without_command: bool = False) -> typer.Typer:
 
 
 def run_command(app: typer.Typer) -> NoReturn:
-    """Run a typer application; errors end with one sentence and the documented exit code."""
+    """Run a typer application; errors end with one sentence and the documented exit code.
+
+    SIGTERM, which services and containers are stopped with, cleans up as Ctrl-C does.
+    """
     _log_to_stderr()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False)
         if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this code, without a word
@@ -84,6 +90,11 @@ def run_command(app: typer.Typer) -> NoReturn:
         _errors.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _log_to_stderr() -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 FLOWER_ENVIRONMENT: Mapping[str, str] = {
@@ -54,7 +55,8 @@ def start_module(
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
     if child.stdin is not None:
-        with child.stdin as pipe:
+        # One that was killed at once has nobody to read them; that it has ended is seen by `poll`.
+        with suppress(BrokenPipeError), child.stdin as pipe:
             pipe.write(settings)
     return child
 

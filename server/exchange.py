@@ -104,7 +104,10 @@ class _Exchange:
                 ttl=remaining,
                 group_id=self.question.label,
             )
-            (message_id,) = self.grid.push_messages([message])
+            message_id = next(iter(self.grid.push_messages([message])), "")
+            if message_id == "":  # shut out between the look and now
+                _log.warning("%s: %s could not be asked", self.question.label, site)
+                continue
             self.unsent.discard(site)
             self.asked[site] += 1
             self.pending[site] = _Pending(message_id, nodes[site].session)

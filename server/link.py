@@ -168,7 +168,8 @@ class Link:
         while time.monotonic() < deadline and child.poll() is None:
             if self.is_alive():
                 return True
-            time.sleep(0.1)
+            if self._ending.wait(0.1):
+                break
         stop_child(child)
         return False
 

@@ -121,5 +121,5 @@ def _persistently(control: Control, config: FederationConfig, runs: RunFolder) -
 def _follow_quietly(folder: Path, control: Control) -> None:
     try:
         follow(folder, control)
-    except (httpx.HTTPError, IdentityError) as error:
+    except (httpx.HTTPError, IdentityError, OSError) as error:
         _log.warning("admissions not followed: %s", error)

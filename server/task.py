@@ -34,6 +34,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from iedn.errors import UnreachableError
+from iedn.retries import retry_calmly
 
 from .link import Control, PrivateInterceptor
 
@@ -49,11 +50,12 @@ class LinkGrid(HttpGrid):
     Args:
         control: where the listener is, and its secret.
         token: of the task.
+        is_over: once this is true, a call that fails is not tried again.
     """
 
-    def __init__(self, control: Control, token: str) -> None:
+    def __init__(self, control: Control, token: str, is_over: Callable[[], bool]) -> None:
         super().__init__(control.address, insecure=True, token=token)
-        self._client = _runtime(control, RuntimeTokenHttpInterceptor(token=token))
+        self._client = _runtime(control, RuntimeTokenHttpInterceptor(token=token), is_over)
 
     @property
     def runtime(self) -> RuntimeHttpClient:
@@ -69,7 +71,8 @@ def server_task(control: Control) -> Iterator[Grid]:
         UnreachableError: the SuperLink does not hand out the task.
     """
     run_id = control.start_run()
-    grid = LinkGrid(control, _token_of(control, run_id))
+    ending = threading.Event()
+    grid = LinkGrid(control, _token_of(control, run_id), ending.is_set)
     heartbeat = HeartbeatSender(_heartbeat(grid.runtime))
     outcome, details = SubStatus.FAILED, "the coordinator stopped"
     heartbeat.start()
@@ -78,6 +81,7 @@ def server_task(control: Control) -> Iterator[Grid]:
         yield grid
         outcome, details = SubStatus.COMPLETED, ""
     finally:
+        ending.set()
         heartbeat.stop()
         _tell(grid, outcome, details)
         grid.close()
@@ -93,15 +97,13 @@ def _take(grid: LinkGrid) -> None:
 
 def _token_of(control: Control, run_id: int) -> str:
     """The token of a run's task; tasks of runs that were ended are not handed out."""
-    client = _runtime(
-        control,
-        SuperExecAuthHttpInterceptor(
-            master_secret=control.secret.encode(),
-            protected_methods={"/flwr.proto.Runtime/AcquireTask"},
-        ),
-    )
-    request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     deadline = time.monotonic() + _ACQUIRE_S
+    interceptor = SuperExecAuthHttpInterceptor(
+        master_secret=control.secret.encode(),
+        protected_methods={"/flwr.proto.Runtime/AcquireTask"},
+    )
+    client = _runtime(control, interceptor, lambda: time.monotonic() > deadline)
+    request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     try:
         while time.monotonic() < deadline:
             answer = client.AcquireTask(request)
@@ -137,7 +139,11 @@ def _tell(grid: LinkGrid, outcome: str, details: str) -> None:
         _log.warning("Flower was not told that the run ended: %s", error)
 
 
-def _runtime(control: Control, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
+def _runtime(
+    control: Control, interceptor: ProtobufClientInterceptor, is_over: Callable[[], bool]
+) -> RuntimeHttpClient:
+    patience = make_simple_http_retry_invoker()
+    retry_calmly(patience, is_over)
     return RuntimeHttpClient.from_server_address(
         server_address=control.address,
         insecure=True,
@@ -145,7 +151,7 @@ def _runtime(control: Control, *interceptors: ProtobufClientInterceptor) -> Runt
         interceptors=[
             PrivateInterceptor(control.secret),
             RuntimeVersionHttpInterceptor(component_name=_COMPONENT),
-            *interceptors,
+            interceptor,
         ],
-        retry_invoker=make_simple_http_retry_invoker(),
+        retry_invoker=patience,
     )

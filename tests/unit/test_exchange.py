@@ -113,3 +113,12 @@ def test_site_that_was_shut_out_in_the_middle_is_not_waited_for():
     registry = Registry({"site-a": "one"}, {})
     registry.revoked.add("site-a")
     assert run(Grid(None), registry, needed=["site-a"]) == ([], {"site-a": "revoked"})
+
+
+def test_message_that_is_not_taken_is_sent_again():
+    class Refusing(Grid):
+        def push_messages(self, messages):
+            taken = super().push_messages(messages)
+            return [""] if self.pushed == 1 else taken
+
+    assert run(Refusing("lost", "reply"), Registry({"site-a": "one"})) == (["site-a"], {})

@@ -20,6 +20,7 @@ def test_the_pinned_version_is_installed():
     [
         ("flwr.supercore.heartbeat", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
         ("flwr.supernode.fleet_http_connection", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
+        ("flwr.supercore.retry.http_retry", {"MAX_RETRY_DELAY"}),
         ("flwr.supercore.sql_mixin", {"SQLITE_PRAGMAS"}),
         ("flwr.superlink.main", {"create_app"}),
         (
@@ -64,3 +65,16 @@ def test_pragmas_are_looked_up_when_a_connection_opens():
 
     assert "in SQLITE_PRAGMAS" in inspect.getsource(sql_mixin)
     assert "busy_timeout" in dict(sql_mixin.SQLITE_PRAGMAS)
+
+
+def test_longest_pause_is_looked_up_when_a_call_is_tried_again():
+    from flwr.supercore.retry import http_retry
+
+    source = inspect.getsource(http_retry.make_simple_http_retry_invoker)
+    assert "lambda: exponential(max_delay=MAX_RETRY_DELAY)" in source
+
+
+def test_heartbeat_keeps_its_retrier_where_it_is_changed():
+    from flwr.supercore.heartbeat import HeartbeatSender
+
+    assert "wait_gen_factory" in vars(HeartbeatSender(lambda: True)._retry_invoker)

@@ -77,3 +77,11 @@ def test_loopback_never_goes_through_a_proxy(tmp_path, monkeypatch):
     assert environment["NO_PROXY"] == "internal.example.org,127.0.0.1,localhost"
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
     assert environment["FLWR_HOME"] == str(tmp_path)
+
+
+def test_child_that_is_gone_before_it_reads_its_settings_is_only_gone(tmp_path):
+    more_than_a_pipe_holds = b"x" * 1_000_000
+    child = start_module(
+        "no_such_module", more_than_a_pipe_holds, environment=os.environ, log=tmp_path / "log"
+    )
+    assert child.wait(timeout=60) == 1
