@@ -115,11 +115,15 @@ class _Exchange:
     def pull(self, nodes: Mapping[str, OnlineNode], on_reply: OnReply) -> None:
         for site in sorted(set(self.pending) & set(nodes)):
             sent = self.pending[site]
-            for reply in self.grid.pull_messages([sent.message_id]):
-                self._take(site, reply, on_reply)
+            self._pull_one(site, sent, on_reply)
             if self.pending.get(site) is sent and sent.session != nodes[site].session:
                 _log.warning("%s: %s was restarted", self.question.label, site)
                 self._ask_again(site, "restarted")
+
+    def _pull_one(self, site: str, sent: _Pending, on_reply: OnReply) -> None:
+        """Its own function, so that a reply is gone before the next one is fetched."""
+        for reply in self.grid.pull_messages([sent.message_id]):
+            self._take(site, reply, on_reply)
 
     def _take(self, site: str, reply: Message, on_reply: OnReply) -> None:
         if not reply.has_error():
