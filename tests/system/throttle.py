@@ -49,6 +49,7 @@ class Relay:
         rate = mbit_per_s * 1e6 / 8
         self.up, self.down = Pace(rate), Pace(rate)
         self.connections = 0
+        self.saw_calls = False  # in the clear
         self._target = target
         self._open: set[StreamWriter] = set()
         self._condition: Condition = "open"
@@ -150,6 +151,7 @@ class Relay:
     async def _flow(self, reader: StreamReader, writer: StreamWriter, pace: Pace) -> None:
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
+                self.saw_calls = self.saw_calls or b"/v1/fleet/" in chunk
                 await self._flowing.wait()
                 await pace.wait(len(chunk))
                 writer.write(chunk)
