@@ -31,7 +31,9 @@ def test_small_model_over_4_mbit_per_s(links, tmp_path):
         training = phase(found, f"commit {number}")
         assert training["bytes_to_the_site"] > TINY_BYTES
         assert training["bytes_from_the_site"] > TINY_BYTES
-        assert training["seconds"] > 2 * TINY_BYTES * 8 / 4e6, "the link was as slow as it should be"
+        assert training["seconds"] > 2 * TINY_BYTES * 8 / 4e6, (
+            "the link was as slow as it should be"
+        )
 
 
 @pytest.mark.xdist_group("large-link")
