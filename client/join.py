@@ -11,7 +11,12 @@ from pathlib import Path
 from iedn.bundle import bundle_hash
 from iedn.errors import ConfigError, IdentityError
 from iedn.files import only_process
-from iedn.process import flower_environment, start_module, stop_child
+from iedn.process import (
+    bypass_proxies_on_loopback,
+    flower_environment,
+    start_module,
+    stop_child,
+)
 from sites.config import SiteConfig
 
 from .executor import Duties, Executor
@@ -38,6 +43,7 @@ def join(config: SiteConfig, site_file: Path) -> None:
         IdentityError: the key or the authority's certificate is missing.
     """
     settings = _settings(config, site_file)
+    bypass_proxies_on_loopback()
     config.folder.mkdir(parents=True, exist_ok=True)
     with only_process(config.folder / CLIENT_LOCK) as is_ours:
         if not is_ours:

@@ -65,6 +65,9 @@ def main() -> None:
 def _serve(settings: NodeSettings) -> None:
     from flwr.supernode.cli import flower_supernode
 
+    from . import lossy_links
+
+    lossy_links.install()
     _set_heartbeat(settings.heartbeat_s)
     _shorten_pauses()
     with tempfile.NamedTemporaryFile(prefix="iedn-") as secret:  # mode 0600, gone at the end

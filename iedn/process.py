@@ -21,14 +21,28 @@ _LOOK_S = 0.2
 _LOOPBACK = "127.0.0.1,localhost"
 
 
+def bypass_proxies_on_loopback() -> None:
+    """Take the loopback interface out of any proxy's reach, for this process and its children.
+
+    ``HTTP_PROXY`` and ``ALL_PROXY`` would otherwise be asked for this machine's own ports.
+    """
+    os.environ |= _bypass()
+
+
 def flower_environment(home: Path) -> dict[str, str]:
     """This process's environment for a Flower process that keeps its files in ``home``.
 
     The loopback interface is taken out of any proxy's reach.
     """
-    bypass = ",".join(v for v in (os.environ.get("NO_PROXY", ""), _LOOPBACK) if v)
-    own = {"FLWR_HOME": str(home), "NO_PROXY": bypass, "no_proxy": bypass}
-    return {**os.environ, **FLOWER_ENVIRONMENT, **own}
+    return {**os.environ, **FLOWER_ENVIRONMENT, "FLWR_HOME": str(home), **_bypass()}
+
+
+def _bypass() -> dict[str, str]:
+    """What is bypassed already, in either spelling, and the loopback interface."""
+    found = [os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")]
+    hosts = ",".join([*found, _LOOPBACK]).split(",")
+    bypass = ",".join(dict.fromkeys(h.strip() for h in hosts if h.strip()))
+    return {"NO_PROXY": bypass, "no_proxy": bypass}
 
 
 def start_module(

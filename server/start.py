@@ -10,6 +10,7 @@ import httpx
 
 from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.files import only_process
+from iedn.process import bypass_proxies_on_loopback
 
 from . import live
 from .admission import admitted_names
@@ -64,6 +65,7 @@ def release(folder: Path) -> Roster:
 @contextmanager
 def _serving(folder: Path) -> Iterator[tuple[Control, FederationConfig, RunFolder]]:
     config, listen = configuration(folder)
+    bypass_proxies_on_loopback()
     runs = RunFolder(folder, config)
     with only_process(folder / ".coordinator") as is_ours:
         if not is_ours:

@@ -44,6 +44,12 @@ def mutations():
     return _module(ROOT / "benchmarks" / "mutations.py")
 
 
+@pytest.fixture(scope="session")
+def links():
+    """The script that runs federations behind bad links."""
+    return _module(ROOT / "benchmarks" / "links.py")
+
+
 def _module(path):
     spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

@@ -98,10 +98,13 @@ class Deployment:
     Args:
         folder: holds everything, the in-process reference too.
         content: of the scenario.
+        host: name under which sites reach the coordinator.
     """
 
-    def __init__(self, folder: Path, content: dict[str, object]) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, content: dict[str, object], *, host: str = "localhost"
+    ) -> None:
+        self.folder, self.host = folder, host
         self.simulated, self.run = folder / "simulated", folder / "run"
         path = folder / "scenario.toml"
         path.write_text(tomli_w.dumps(content), encoding="utf-8")
@@ -198,7 +201,7 @@ class Deployment:
     def _provision(self) -> None:
         trainers = [s for s, e in sorted(self.config.sites.items()) if e.role == "train"]
         others = [s for s in self.sites if s not in trainers]
-        arguments = ["--sites", ",".join(trainers), "--host", "localhost", "--simulation"]
+        arguments = ["--sites", ",".join(trainers), "--host", self.host, "--simulation"]
         arguments += ["--evaluate", ",".join(others)] if others else []
         name = ["--name", self.config.run, "--port", str(self.port)]
         self._command("iedn-server", "init", str(self.run), *arguments, *name)
@@ -251,9 +254,11 @@ def wait_until(condition: object, timeout_s: float = TIMEOUT_S, what: str = "") 
 
 
 @contextmanager
-def deployment(folder: Path, content: dict[str, object]) -> Iterator[Deployment]:
+def deployment(
+    folder: Path, content: dict[str, object], *, host: str = "localhost"
+) -> Iterator[Deployment]:
     """A deployment whose processes end with the block."""
-    deployed = Deployment(folder, content)
+    deployed = Deployment(folder, content, host=host)
     try:
         yield deployed
     finally:

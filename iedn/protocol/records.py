@@ -5,6 +5,9 @@ A record dict holds one ``ConfigRecord`` ``message`` (kind and JSON), one ``Arra
 as one array of bytes, a safetensors file: Flower moves every array by requests of its own, and a
 network has hundreds of small ones. Whatever arrives is hostile input: it is parsed strictly and
 every fault is a ``ProtocolError``.
+
+Flower's views of a record dict (``array_records`` and its like) are not used: they refer back to
+it, and a model's worth of memory would stay until Python looks for cycles.
 """
 
 import json
@@ -68,7 +71,8 @@ def parse(record: RecordDict, expected: type[M]) -> M:
     if kind != expected.kind:
         raise ProtocolError("wrong-message", f"got {kind!r}, expected {expected.kind!r}")
     if expected is EvaluateReply:
-        fields["metrics"] = dict(record.metric_records.get(_METRICS) or {})
+        metrics = record.get(_METRICS)
+        fields["metrics"] = dict(metrics) if isinstance(metrics, MetricRecord) else {}
     return _validated(expected, fields)
 
 
@@ -80,12 +84,16 @@ def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[np.float32]]
     Raises:
         ProtocolError: ``malformed``: tensors that do not decode.
     """
-    return {str(g): _unpacked(str(g), arrays) for g, arrays in record.array_records.items()}
+    return {
+        str(group): _unpacked(str(group), arrays)
+        for group, arrays in record.items()
+        if isinstance(arrays, ArrayRecord)
+    }
 
 
 def _envelope(record: RecordDict) -> tuple[str, dict[str, object]]:
-    config = record.config_records.get(_MESSAGE)
-    if config is None:
+    config = record.get(_MESSAGE)
+    if not isinstance(config, ConfigRecord):
         raise ProtocolError("malformed", "the record holds no message")
     try:
         fields = json.loads(str(config["json"]))

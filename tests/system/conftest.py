@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests")
+SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests", "benchmarks")
 
 
 def pytest_addoption(parser):

@@ -6,6 +6,7 @@ If one of these fails after a change of the pin, the named module of ours has to
 import inspect
 from importlib.metadata import version
 
+import httpx
 import pytest
 from flwr.common import constant
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -19,7 +20,15 @@ def test_the_pinned_version_is_installed():
     ("module", "names"),
     [
         ("flwr.supercore.heartbeat", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
-        ("flwr.supernode.fleet_http_connection", {"HEARTBEAT_DEFAULT_INTERVAL", "HeartbeatSender"}),
+        (
+            "flwr.supernode.fleet_http_connection",
+            {
+                "HEARTBEAT_DEFAULT_INTERVAL",
+                "HeartbeatSender",
+                "FleetHttpClient",
+                "make_simple_http_retry_invoker",
+            },
+        ),
         ("flwr.supercore.retry.http_retry", {"MAX_RETRY_DELAY"}),
         ("flwr.supercore.sql_mixin", {"SQLITE_PRAGMAS"}),
         ("flwr.superlink.main", {"create_app"}),
@@ -84,3 +93,21 @@ def test_heartbeat_keeps_its_retrier_where_it_is_changed():
     from flwr.supercore.heartbeat import HeartbeatSender
 
     assert "wait_gen_factory" in vars(HeartbeatSender(lambda: True)._retry_invoker)
+
+
+def test_every_fleet_call_goes_through_the_one_that_notices_losses():
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    calls = [v for n, v in vars(FleetHttpClient).items() if n[0].isupper()]
+    assert len(calls) == 12
+    for call in calls:
+        source = inspect.getsource(call)
+        assert "return self._unary_unary(\n            path=" in source, "by keyword"
+
+
+def test_flower_takes_a_cut_handshake_for_a_wrong_certificate():
+    """Once it does not, ``client.lossy_links`` can lose its retrier."""
+    from flwr.supercore.retry import make_simple_http_retry_invoker
+
+    error = httpx.ConnectError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
+    assert make_simple_http_retry_invoker().should_giveup(error)

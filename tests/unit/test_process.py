@@ -5,9 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
-from iedn.process import flower_environment, start_module, stop_child
+import pytest
+
+from iedn.process import (
+    bypass_proxies_on_loopback,
+    flower_environment,
+    start_module,
+    stop_child,
+)
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -69,6 +77,24 @@ def test_settings_come_by_standard_input_and_the_log_is_private(tmp_path, monkey
     finally:
         stop_child(child)
     assert child.returncode == -signal.SIGTERM
+
+
+def test_hosts_that_are_bypassed_in_small_letters_stay_bypassed(monkeypatch, tmp_path):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", "pacs.example.org, localhost")
+    environment = flower_environment(tmp_path)
+    assert environment["NO_PROXY"] == "pacs.example.org,localhost,127.0.0.1"
+    assert environment["no_proxy"] == environment["NO_PROXY"]
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_this_machines_own_ports_are_never_asked_of_a_proxy(monkeypatch, variable):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv(variable, "http://proxy.example.org:3128")
+    bypass_proxies_on_loopback()
+    assert urllib.request.proxy_bypass("127.0.0.1")
+    assert not urllib.request.proxy_bypass("coordinator.example.org")
 
 
 def test_loopback_never_goes_through_a_proxy(tmp_path, monkeypatch):

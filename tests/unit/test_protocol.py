@@ -1,6 +1,8 @@
 """Messages survive the wire; anything else is refused with a sentence."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -103,6 +105,20 @@ def test_tensors_round_trip_by_group():
         == groups["encoder.ASL"]["encoders.ASL.w"].tobytes()
     )
     assert came["decoder"]["decoder.b"].shape == ()
+
+
+def test_a_parsed_record_is_gone_at_once_and_not_when_cycles_are_looked_for():
+    reply = FailureReply(code="policy", incident="0" * 12)
+    record = to_record(reply, {"decoder": {"kernel": np.ones((2, 2), np.float32)}})
+    parse(record, FailureReply)
+    parse_groups(record)
+    watched = weakref.ref(record)
+    gc.disable()
+    try:
+        del record
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def tampered(**changes):
