@@ -11,13 +11,21 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from iedn.config import FrozenModel
 from iedn.process import end_with_parent
 from iedn.retries import LONGEST_PAUSE_S, pauses
+
+if TYPE_CHECKING:
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+_GRACE_S = 3.0
+"""To sign off: a node that does is let in again at once, without waiting for two heartbeats."""
 
 
 class NodeSettings(FrozenModel):
@@ -52,7 +60,7 @@ def new_secret() -> str:
 
 def main() -> None:
     """Serve until the connection is lost for good or the parent is gone."""
-    end_with_parent()
+    end_with_parent(grace_s=_GRACE_S)
     settings = NodeSettings.model_validate_json(sys.stdin.buffer.read())
     try:
         _serve(settings)
@@ -70,6 +78,7 @@ def _serve(settings: NodeSettings) -> None:
     lossy_links.install()
     _set_heartbeat(settings.heartbeat_s)
     _shorten_pauses()
+    _send_late_replies()
     with tempfile.NamedTemporaryFile(prefix="iedn-") as secret:  # mode 0600, gone at the end
         secret.write(settings.secret.encode())
         secret.flush()
@@ -98,6 +107,30 @@ def _shorten_pauses() -> None:
     from flwr.supercore.retry import http_retry
 
     vars(http_retry)["MAX_RETRY_DELAY"] = LONGEST_PAUSE_S
+
+
+def _send_late_replies() -> None:
+    """Flower 1.41 sends replies only when it has just received a message.
+
+    A message that comes in while its run ends is dropped, but answered; the reply to the next one
+    then waits for yet another message, which a coordinator that waits for it never sends.
+    """
+    loop = vars(import_module("flwr.supernode.start_client_internal"))
+    receive = loop["_pull_and_store_message"]
+
+    def receive_or_send(*, state: "InMemoryNodeState", **others: Any) -> int | None:
+        received: int | None = receive(state=state, **others)
+        is_work = received is not None or not has_unsent_reply(state)
+        return received if is_work else 0  # any number makes the loop send
+
+    loop["_pull_and_store_message"] = receive_or_send
+
+
+def has_unsent_reply(state: "InMemoryNodeState") -> bool:
+    """Whether a reply lies in a node's state that the node has not begun to send."""
+    with state.lock_msg_store:
+        entries = list(state.msg_store.values())
+    return any(e.message.metadata.reply_to_message_id and not e.is_retrieved for e in entries)
 
 
 def _set_heartbeat(seconds: int) -> None:

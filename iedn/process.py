@@ -86,16 +86,22 @@ def stop_child(child: subprocess.Popen[bytes], *, patience_s: float = 10.0) -> N
     child.wait()
 
 
-def end_with_parent() -> None:
+def end_with_parent(*, grace_s: float = 0.0) -> None:
     """End this process, within a moment, once the process that started it is gone.
 
     Even SIGKILL of the parent leaves nothing behind: no process, no port that is held.
+
+    Args:
+        grace_s: seconds to end by itself, asked by SIGTERM, before it is killed.
     """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK_S)
+        if grace_s > 0.0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(grace_s)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

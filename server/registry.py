@@ -13,8 +13,8 @@ class OnlineNode:
 
     Attributes:
         node_id: Flower's number of the node.
-        session: another text is another process: what the former one was asked is lost. A link
-            that was down for a while leaves the session as it is.
+        session: another text is another process, or a link that was down for more than twice the
+            site's heartbeat: Flower does not tell them apart. What was asked before may be lost.
     """
 
     node_id: int

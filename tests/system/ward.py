@@ -16,7 +16,7 @@ from pathlib import Path
 import tomli_w
 
 from server.run_folder import HISTORY, LOCK
-from sites.release_log import Entry, verify
+from sites.release_log import verify
 from tests.deployment import Deployment, commits, wait_until
 from tests.system.processes import working_in
 
@@ -46,8 +46,13 @@ class Ward(Deployment):
             path.write_text(tomli_w.dumps(own), encoding="utf-8")
         self.reference = self.reference_hash()
 
-    def begin(self, run: str) -> None:
-        """Make a run's folder as new, and every site's process a plain one that lives."""
+    def begin(self, run: str, *apart: str) -> None:
+        """Make the run's folder as new, and each site's process a plain one that lives.
+
+        Args:
+            run: name of the cell's run.
+            apart: sites that are left stopped, because the cell starts them itself.
+        """
         if SERVER_NAME in self.processes:
             self.stop(SERVER_NAME)
         for path in (*self.run.glob("*.safetensors"), *self.run.glob(".*.safetensors.*")):
@@ -57,9 +62,9 @@ class Ward(Deployment):
         path = self.run / "federation.toml"
         content = tomllib.loads(path.read_text(encoding="utf-8")) | {"run": run}
         path.write_text(tomli_w.dumps(content), encoding="utf-8")
-        self.stop(*(self._doomed & set(self.processes)))
+        self.stop(*((self._doomed | set(apart)) & set(self.processes)))
         self._doomed.clear()
-        for site in self.sites:
+        for site in sorted(set(self.sites) - set(apart)):
             if site not in self.processes or self.processes[site].poll() is not None:
                 self.start_site(site)
 
@@ -70,7 +75,6 @@ class Ward(Deployment):
         if name == SERVER_NAME:
             self.start_server(*prefix)
         else:
-            self.stop(name)
             self.start_site(name, *prefix)
             self._doomed.add(name)
         return marker
@@ -98,10 +102,12 @@ class Ward(Deployment):
         for process in self.processes.values():
             process.wait()
 
-    def releases(self, site: str) -> list[Entry]:
-        """What the site's release log says of the cell's run; the whole chain is checked."""
-        entries = verify(self.kit(site) / "releases.jsonl")
-        return [e for e in entries if e["message"].get("run") == self.run_name()]
+    def trained(self, site: str) -> list[int]:
+        """Rounds of the cell's run for which the site has logged an update that is no repeat."""
+        entries = verify(self.kit(site) / "releases.jsonl")  # the whole chain
+        updates = [e for e in entries if e["kind"] == "train-reply" and not e.get("repeat")]
+        run = self.run_name()
+        return [e["message"]["round"] for e in updates if e["message"]["run"] == run]
 
     def wait_until_nothing_is_left(self, *names: str) -> None:
         """Wait until nothing but the named sites' processes and one child of each is alive."""

@@ -4,7 +4,9 @@ If one of these fails after a change of the pin, the named module of ours has to
 """
 
 import inspect
+from importlib import import_module
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -111,3 +113,25 @@ def test_flower_takes_a_cut_handshake_for_a_wrong_certificate():
 
     error = httpx.ConnectError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
     assert make_simple_http_retry_invoker().should_giveup(error)
+
+
+def test_node_sends_replies_that_are_ready_when_no_message_comes(monkeypatch):
+    """Flower's loop goes on to sending if what is replaced gives anything but None."""
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    from client import node
+
+    module = import_module("flwr.supernode.start_client_internal")
+    source = inspect.getsource(module.start_client_internal)
+    assert "run_id = _pull_and_store_message(\n                state=state," in source
+    assert "if run_id is None:" in source
+    monkeypatch.setattr(module, "_pull_and_store_message", lambda *, state: None)
+    node._send_late_replies()
+    state = InMemoryNodeState(ObjectStoreFactory().store())
+    assert module._pull_and_store_message(state=state) is None
+    metadata = SimpleNamespace(message_id="reply", reply_to_message_id="question", run_id=1)
+    state.store_message(SimpleNamespace(metadata=metadata))
+    assert module._pull_and_store_message(state=state) is not None
+    assert len(state.get_messages_legacy(is_reply=True)) == 1
+    assert module._pull_and_store_message(state=state) is None, "it is being sent"

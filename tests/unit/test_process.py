@@ -19,12 +19,21 @@ from iedn.process import (
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from iedn.process import end_with_parent
-end_with_parent()
+
+def sign_off(number, frame):
+    Path(sys.argv[0]).with_name("signed-off").touch()
+
+signal.signal(signal.SIGTERM, sign_off)
+end_with_parent(grace_s=GRACE_S)
+"""
+LASTS = """
 Path(sys.argv[0]).with_name("told").write_bytes(sys.stdin.buffer.read())
-time.sleep(120)
+deadline = time.monotonic() + 120
+while time.monotonic() < deadline:
+    time.sleep(0.1)
 """
 PARENT = """
 import os, sys, time
@@ -54,8 +63,9 @@ def is_alive(pid):
     return status != "Z"
 
 
-def test_child_ends_when_its_parent_is_killed(tmp_path, monkeypatch):
-    (tmp_path / "lasting.py").write_text(CHILD)
+@pytest.mark.parametrize("grace_s", [0.0, 1.0])
+def test_child_ends_when_its_parent_is_killed(tmp_path, monkeypatch, grace_s):
+    (tmp_path / "lasting.py").write_text(CHILD.replace("GRACE_S", str(grace_s)) + LASTS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
     assert wait_for((tmp_path / "told").exists)
@@ -64,10 +74,11 @@ def test_child_ends_when_its_parent_is_killed(tmp_path, monkeypatch):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert wait_for(lambda: not is_alive(pid), 10.0)
+    assert (tmp_path / "signed-off").exists() == (grace_s > 0)
 
 
 def test_settings_come_by_standard_input_and_the_log_is_private(tmp_path, monkeypatch):
-    (tmp_path / "lasting.py").write_text(CHILD)
+    (tmp_path / "lasting.py").write_text("import sys, time\nfrom pathlib import Path\n" + LASTS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     child = start_module("lasting", b"secret", environment=os.environ, log=tmp_path / "log")
     try:
