@@ -77,7 +77,7 @@ class ConnectProxy(Relay):
             return (reader, writer), far
         far = await self.connect(inside.towards_coordinator, self._host)
         await self._say_yes(writer)
-        return await self._opened(reader, writer, inside.towards_site), far
+        return await self._opened(writer, inside.towards_site), far
 
     @staticmethod
     async def _say_yes(writer: StreamWriter) -> None:
@@ -85,7 +85,7 @@ class ConnectProxy(Relay):
         await writer.drain()
 
     async def _opened(
-        self, reader: StreamReader, writer: StreamWriter, context: ssl.SSLContext
+        self, writer: StreamWriter, context: ssl.SSLContext
     ) -> tuple[StreamReader, StreamWriter]:
         """TLS towards the site, with a reader of its own: the old one is the plain stream's."""
         inner = StreamReader(limit=2**16)
@@ -95,7 +95,5 @@ class ConnectProxy(Relay):
         )
         if transport is None:
             raise ConnectionError("TLS was not opened")
-        inner.set_transport(transport)
         protocol.connection_made(transport)
-        del reader
         return inner, StreamWriter(transport, protocol, inner, self._loop)

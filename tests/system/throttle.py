@@ -89,9 +89,8 @@ class Relay:
             self._server.close()
         await self._become("cut")
         others = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:  # they end by themselves, now that their connections have
+            await asyncio.wait(others, timeout=_PATIENCE_S / 2)
 
     async def _become(self, condition: Condition) -> None:
         self._condition = condition
