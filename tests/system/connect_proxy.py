@@ -14,7 +14,7 @@ from server.certificates import (
     write_key,
 )
 
-from .throttle import Relay
+from .throttle import Relay, finish
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ class ConnectProxy(Relay):
             await self._say_yes(writer)
             return (reader, writer), far
         far = await self.connect(inside.towards_coordinator, self._host)
-        await self._say_yes(writer)
-        return await self._opened(writer, inside.towards_site), far
+        try:
+            await self._say_yes(writer)
+            return await self._opened(writer, inside.towards_site), far
+        except BaseException:
+            await finish(far[1])
+            raise
 
     @staticmethod
     async def _say_yes(writer: StreamWriter) -> None:

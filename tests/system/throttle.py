@@ -114,12 +114,12 @@ class Relay:
                 await self._pass(near, far)
             finally:
                 self._open.discard(far[1])
-                far[1].close()
+                await asyncio.gather(finish(near[1]), finish(far[1]))
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # either end went away; that is what the tests are about
         finally:
             self._open.discard(writer)
-            writer.close()
+            await finish(writer)
 
     async def _reach(
         self, reader: StreamReader, writer: StreamWriter
@@ -155,3 +155,11 @@ class Relay:
                 await pace.wait(len(chunk))
                 writer.write(chunk)
                 await writer.drain()
+
+
+async def finish(writer: StreamWriter) -> None:
+    """Close a connection for good, also one whose other end does not answer any more."""
+    writer.close()
+    with suppress(OSError):
+        await asyncio.wait_for(writer.wait_closed(), 1.0)
+    writer.transport.abort()
