@@ -14,7 +14,7 @@ from server.certificates import (
     write_key,
 )
 
-from .throttle import Relay
+from .throttle import Relay, finish
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,12 @@ class ConnectProxy(Relay):
             await self._say_yes(writer)
             return (reader, writer), far
         far = await self.connect(inside.towards_coordinator, self._host)
-        await self._say_yes(writer)
-        return await self._opened(reader, writer, inside.towards_site), far
+        try:
+            await self._say_yes(writer)
+            return await self._opened(writer, inside.towards_site), far
+        except BaseException:
+            await finish(far[1])
+            raise
 
     @staticmethod
     async def _say_yes(writer: StreamWriter) -> None:
@@ -85,7 +89,7 @@ class ConnectProxy(Relay):
         await writer.drain()
 
     async def _opened(
-        self, reader: StreamReader, writer: StreamWriter, context: ssl.SSLContext
+        self, writer: StreamWriter, context: ssl.SSLContext
     ) -> tuple[StreamReader, StreamWriter]:
         """TLS towards the site, with a reader of its own: the old one is the plain stream's."""
         inner = StreamReader(limit=2**16)
@@ -95,7 +99,5 @@ class ConnectProxy(Relay):
         )
         if transport is None:
             raise ConnectionError("TLS was not opened")
-        inner.set_transport(transport)
         protocol.connection_made(transport)
-        del reader
         return inner, StreamWriter(transport, protocol, inner, self._loop)

@@ -89,9 +89,8 @@ class Relay:
             self._server.close()
         await self._become("cut")
         others = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        if others:  # they end by themselves, now that their connections have
+            await asyncio.wait(others, timeout=_PATIENCE_S / 2)
 
     async def _become(self, condition: Condition) -> None:
         self._condition = condition
@@ -115,12 +114,12 @@ class Relay:
                 await self._pass(near, far)
             finally:
                 self._open.discard(far[1])
-                far[1].close()
+                await asyncio.gather(finish(near[1]), finish(far[1]))
         except (OSError, EOFError, asyncio.LimitOverrunError):
             pass  # either end went away; that is what the tests are about
         finally:
             self._open.discard(writer)
-            writer.close()
+            await finish(writer)
 
     async def _reach(
         self, reader: StreamReader, writer: StreamWriter
@@ -156,3 +155,11 @@ class Relay:
                 await pace.wait(len(chunk))
                 writer.write(chunk)
                 await writer.drain()
+
+
+async def finish(writer: StreamWriter) -> None:
+    """Close a connection for good, also one whose other end does not answer any more."""
+    writer.close()
+    with suppress(OSError):
+        await asyncio.wait_for(writer.wait_closed(), 1.0)
+    writer.transport.abort()
