@@ -17,10 +17,10 @@ demo: $(READY)          ## four training sites and an external one, on a phantom
 	$(BIN)/iedn-simulate run demo --out runs/demo
 
 test: $(READY)          ## unit, federation and documentation tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
 
 test-system: $(READY)   ## real processes, killed and restarted; goes on where it was stopped
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
 		--progress runs/test-system.jsonl tests/system
 
 check: $(READY)         ## ruff, mypy, import-linter

@@ -18,6 +18,23 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several processes, a file that shares costly processes or cohorts stays in one.
+
+    ``--dist loadgroup`` would be for this, but pytest 9.2 does not see the groups of xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::", 1)[0]
+            is_shared = file.startswith(("tests/federation/", "tests/system/"))
+            return file if is_shared else nodeid
+
+    return ByFixtures(config, log)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a command line's ``main`` with words; gives exit code, stdout and stderr."""

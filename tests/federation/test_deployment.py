@@ -9,8 +9,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sites.release_log import verify
 from tests.deployment import TRAINERS, deployment, run_command, scenario, wait_until
 
-pytestmark = pytest.mark.xdist_group("deployment")
-
 
 def serves(port):
     """What a probe of an orchestrator asks."""

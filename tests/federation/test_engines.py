@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("engines")  # they share the phantom cohorts
-
 COMMAND = [str(Path(sys.executable).parent / "iedn-simulate"), "run", "smoke", "--json"]
 
 

@@ -27,13 +27,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     path = config.getoption("--progress")
     done = passed(path) if path else set()
-    config.hook.pytest_deselected(items=[i for i in items if name_of(i.nodeid) in done])
-    items[:] = [i for i in items if name_of(i.nodeid) not in done]
-
-
-def name_of(nodeid):
-    """A test's name; with ``--dist loadgroup`` its group follows after an ``@``."""
-    return nodeid.partition("@")[0]
+    config.hook.pytest_deselected(items=[i for i in items if i.nodeid in done])
+    items[:] = [i for i in items if i.nodeid not in done]
 
 
 def passed(path):
@@ -65,7 +60,7 @@ class Progress:
             self.path.write_text(digest() + "\n", encoding="utf-8")
 
     def pytest_runtest_logreport(self, report):
-        name = name_of(report.nodeid)
+        name = report.nodeid
         self.seconds[name] = self.seconds.get(name, 0.0) + report.duration
         if report.when == "call" or report.failed:
             seconds = round(self.seconds[name], 1)

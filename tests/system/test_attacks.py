@@ -56,7 +56,7 @@ from tests.system.intruder import (
 )
 from tests.system.scenarios import trainers_only
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("attacks")]
+pytestmark = pytest.mark.system
 
 LAUNCHER = Path(__file__).with_name("modified_coordinator.py")
 LONG_S = 1200.0

@@ -25,7 +25,7 @@ import tomli_w
 from tests.deployment import EVALUATOR, Deployment, deployment, scenario
 from tests.system.canaries import forms_of, found, new_canary, plant
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("canaries")]
+pytestmark = pytest.mark.system
 
 HERE = Path(__file__).parent
 CARELESS = HERE / "careless_client.py"

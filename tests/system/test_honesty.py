@@ -14,7 +14,7 @@ import tomli_w
 from tests.deployment import TRAINERS, commits, deployment, run_command, wait_until
 from tests.system.scenarios import trainers_only
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("honesty")]
+pytestmark = pytest.mark.system
 
 REQUIRED, OTHER, STEADY = TRAINERS
 LONG_S = 1200.0

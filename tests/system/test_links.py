@@ -23,7 +23,6 @@ def phase(found, until):
     return only
 
 
-@pytest.mark.xdist_group("tiny-link")
 def test_small_model_over_4_mbit_per_s(links, tmp_path):
     found = links.tiny_at_4_mbit(tmp_path)
     ends_well(found, rounds=[1, 2])
@@ -36,7 +35,6 @@ def test_small_model_over_4_mbit_per_s(links, tmp_path):
         )
 
 
-@pytest.mark.xdist_group("large-link")
 def test_model_of_37_mb_over_30_mbit_per_s(links, tmp_path):
     found = links.large_at_30_mbit(tmp_path)
     ends_well(found, rounds=[1])
@@ -45,20 +43,13 @@ def test_model_of_37_mb_over_30_mbit_per_s(links, tmp_path):
     assert training["seconds"] > 2 * LARGE_BYTES * 8 / 30e6
 
 
-@pytest.mark.xdist_group("upload")
 def test_link_that_is_cut_in_the_middle_of_an_upload(links, tmp_path):
     found = links.cut_while_uploading(tmp_path, 20.0)
     assert found["accepted_during_the_outage"] == 0
     ends_well(found, rounds=[1])
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [
-        pytest.param("cut", marks=pytest.mark.xdist_group("cut")),
-        pytest.param("silent", marks=pytest.mark.xdist_group("silent")),
-    ],
-)
+@pytest.mark.parametrize("condition", ["cut", "silent"])
 def test_outage_that_spans_training_and_upload(links, tmp_path, condition):
     found = links.outage_while_training(tmp_path, condition, OUTAGE_S)
     assert found["outage_s"] >= OUTAGE_S
