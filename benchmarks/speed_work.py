@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -157,11 +156,17 @@ def _measure_peak(settings: str) -> None:
     torch.set_num_threads(threads)
     images, cbv, mask = volumes(num_inputs, rows, columns)
     step, infer = implementation(spec)(num_inputs)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = _memory("VmRSS")
     for _ in range(2):  # the optimiser's moments exist from the second step on
         step(images, cbv, mask) if job == "step" else infer(images)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print((peak - before) / 1e9)
+    print((_memory("VmHWM") - before) / 1e9)
+
+
+def _memory(field: str) -> int:
+    """Bytes of a line of this process's status; ``ru_maxrss`` would count the parent's too."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in text.splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def kept_bytes(model: Network, shape: tuple[int, ...]) -> int:
