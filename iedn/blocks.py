@@ -10,6 +10,8 @@ convolution gives wrong per-sample gradients. No statistics are kept, so trainin
 compute the same and a sample never depends on the others of its batch.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -19,12 +21,12 @@ from .fused import FusedBlock, FusedConvNorm, Setup
 SLOPE = 0.01
 
 
-class Initialised(nn.Module):
+class Initialised(nn.Module, ABC):
     """A module that wants other initial values than its parts would get."""
 
+    @abstractmethod
     def set_initial_values(self) -> None:
         """Overwrite the parts' initial values, without drawing random numbers."""
-        raise NotImplementedError
 
 
 class ConvNorm(nn.Module):

@@ -97,10 +97,6 @@ class Control:
         fab = Fab(hash_str=bundle_hash(), content=bundle_bytes())
         return int(self._client.StartRun(StartRunRequest(fab=fab)).run_id)
 
-    def stop_run(self, run_id: int) -> None:
-        """End a run, so that no site works for it any longer."""
-        self._client.StopRun(StopRunRequest(run_id=run_id))
-
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
