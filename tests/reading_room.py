@@ -16,6 +16,7 @@ SPACING_MM = (5.0, 4.0, 4.0)
 # The grid of prepared scans: x from right to left, y from front to back, z upwards.
 AFFINE = np.array([[-4.0, 0, 0, 94], [0, -4.0, 0, 94], [0, 0, 5.0, -27.5], [0, 0, 0, 1]])
 LESION_MM = (-40.0, 0.0, 0.0)
+STRUCTURAL = ("T1WI", "T2WI", "FLAIR", "ADC", "T1_C")
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 
@@ -47,19 +48,19 @@ def head(lesion=0.0, texture=0.0, seed=0):
     return np.clip(values, 0, None).astype(np.float32), brain.astype(np.float32)
 
 
-def case(number, kind="quality"):
+def case(number, kind="quality", structural=STRUCTURAL):
     images = {}
-    for offset, name in enumerate(("T1WI", "T2WI", "FLAIR", "ADC", "T1_C")):
+    for offset, name in enumerate(structural):
         images[name], mask = head(0.1 * offset, 0.02, 10 * number + offset)
     images["sCBV"], _ = head(0.6, 0.02, 10 * number + 7)
     images["CBV" if kind == "quality" else "ASL"], _ = head(0.5, 0.05, 10 * number + 8)
     return CaseImages(f"sub-{number + 1:04}/ses-01", images, mask, AFFINE)
 
 
-def make(folder: Path, *, num_cases=3, **design):
+def make(folder: Path, *, num_cases=3, structural=STRUCTURAL, **design):
     """A study and its folder."""
     design = Design(name="trial", seed=7, **design)
-    cases = [case(number, design.kind) for number in range(num_cases)]
+    cases = [case(number, design.kind, structural) for number in range(num_cases)]
     return write_study(folder, design, cases, model_hash="ab" * 32)
 
 
