@@ -1,5 +1,6 @@
 """The page's HTTP side: addresses, bodies, the cookie. What is allowed stands in ``desk``."""
 
+import logging
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field, StrictInt
 
 from iedn.config import FrozenModel
+from iedn.errors import IednError
 
 from .desk import Desk, RatingError
 from .guard import Guard
@@ -27,6 +29,7 @@ STATIC = {
 """All files that are served; an address that is not among them does not exist."""
 
 router = APIRouter(prefix="/api")
+_log = logging.getLogger(__name__)
 
 
 class Token(FrozenModel):
@@ -52,7 +55,7 @@ Key = Annotated[str | None, Cookie(alias=COOKIE)]
 
 def create_app(
     folder: Path, port: int, *, idle: timedelta = timedelta(hours=1), clock: Any = None
-) -> FastAPI:
+) -> Guard:
     """The application that serves one study.
 
     Args:
@@ -65,11 +68,11 @@ def create_app(
     app.state.desk = Desk(folder, idle=idle, now=clock or (lambda: datetime.now(UTC)))
     app.include_router(router)
     app.add_exception_handler(RatingError, _refused)
+    app.add_exception_handler(IednError, _failed)
     app.add_api_route("/", _page, methods=["GET"])
     app.add_api_route("/static/{name:path}", _static, methods=["GET"])
     hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
-    app.add_middleware(Guard, hosts=hosts)
-    return app
+    return Guard(app, hosts)
 
 
 @router.post("/login", status_code=204)
@@ -142,3 +145,10 @@ def _content(name: str) -> bytes:
 def _refused(_request: Request, error: Exception) -> JSONResponse:
     refused = cast("RatingError", error)
     return JSONResponse({"detail": str(refused)}, refused.status)
+
+
+def _failed(_request: Request, error: Exception) -> JSONResponse:
+    """What went wrong names files, and goes to the operator's terminal only."""
+    _log.error("%s", error)
+    sentence = "The study's files cannot be read or written; tell who runs the study."
+    return JSONResponse({"detail": sentence}, 500)

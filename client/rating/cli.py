@@ -49,8 +49,9 @@ def rate(
 
     folder = find_study(_site(context).folder, study)
     _print_study(load_study(folder), folder)
-    print(f"page on http://127.0.0.1:{port}/ for readers with a personal link; Ctrl-C ends it")
-    serve(folder, port, idle=timedelta(minutes=idle_minutes))
+    text = f"page on http://127.0.0.1:{port}/ for readers with a personal link; Ctrl-C ends it"
+    idle = timedelta(minutes=idle_minutes)
+    serve(folder, port, idle=idle, announce=lambda: print(text, flush=True))
 
 
 @app.command()

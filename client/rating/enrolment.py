@@ -27,9 +27,13 @@ def enrol(folder: Path, name: str, role: Role, *, renew: bool, now: datetime) ->
         The token; only its hash is kept.
 
     Raises:
-        ConfigError: a name that is no pseudonym, or a reader too many.
+        ConfigError: a name that is no pseudonym, or a reader too many, or an adjudicator of a
+            study without one.
     """
-    load_study(folder)
+    design = load_study(folder).design
+    if role == "adjudicator" and design.decision != "adjudicator":
+        problem = "the readers of this study decide in a discussion"
+        raise ConfigError(problem, where="--adjudicator", allowed="--decision adjudicator in init")
     if not IDENTIFIER.fullmatch(name) or reads_like_a_name(name):
         allowed = "a made-up name of letters, digits, '.', '_', '-', e.g. reader-1"
         raise ConfigError("cannot be a reader", where=name, allowed=allowed)

@@ -16,7 +16,14 @@ from .study import SYNTHETIC, Series, Study
 REAL, MADE = "real", "synthetic"
 LETTERS = ("A", "B")
 STRUCTURAL = tuple(m.value for m in Modality if m is not Modality.ASL)
-_TITLES = {Modality.ASL.value: "ASL perfusion", SYNTHETIC: "Synthetic CBV", TARGET: "Measured CBV"}
+_TITLES = {
+    Modality.ASL.value: "ASL perfusion",
+    SYNTHETIC: "Synthetic CBV",
+    TARGET: "Measured CBV",
+    Modality.T1WI.value: "T1",
+    Modality.T2WI.value: "T2",
+    Modality.T1_C.value: "T1, contrast",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def panes(study: Study, task: Task, who: str) -> tuple[Pane, ...]:
         series = {REAL: TARGET, MADE: SYNTHETIC}
         maps = [(f"Map {a}", found[series[sources[a]]]) for a in LETTERS]
     of_maps = [Pane(f"map{n}", title, True, s) for n, (title, s) in enumerate(maps, start=1)]
-    others = [Pane(m, m, False, found[m]) for m in STRUCTURAL if m in found]
+    others = [Pane(m, _TITLES.get(m, m), False, found[m]) for m in STRUCTURAL if m in found]
     return (*of_maps, *others)
 
 

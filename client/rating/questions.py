@@ -12,6 +12,7 @@ CRITERIA: dict[Criterion, str] = {
     "degree": "Overall perfusion degree of the lesions",
     "border": "Border and shape of the lesions",
 }
+COMPARED = "Synthetic map, against the measured one"
 QUALITY_SCALE = {0: "very poor", 1: "poor", 2: "good", 3: "very good"}
 DIAGNOSIS = "diagnosis"
 DIAGNOSIS_TEXT = "Recurrence or treatment response?"
@@ -36,7 +37,7 @@ class Question:
     Attributes:
         key: unique on the page: a criterion, ``A.`` or ``B.`` and a criterion, or ``diagnosis``.
         text: what is asked.
-        about: which of two maps it is about; empty where there is one.
+        about: which map it is about; empty where it is about the patient.
         options: score -> its meaning.
     """
 
@@ -47,9 +48,9 @@ class Question:
 
 
 def quality_questions(letters: tuple[str, ...]) -> tuple[Question, ...]:
-    """The three criteria, of each of the maps with these letters; of one map without letters."""
+    """The three criteria, of each of the maps with these letters; else of the synthetic one."""
     if not letters:
-        return tuple(Question(c, text, "", QUALITY_SCALE) for c, text in CRITERIA.items())
+        return tuple(Question(c, text, COMPARED, QUALITY_SCALE) for c, text in CRITERIA.items())
     return tuple(
         Question(f"{letter}.{criterion}", text, f"Map {letter}", QUALITY_SCALE)
         for letter in letters

@@ -1,6 +1,7 @@
 """Serving the page: one process a study, on the loopback interface only."""
 
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +12,16 @@ LOOPBACK = "127.0.0.1"
 LOCK = "page.lock"
 
 
-def serve(folder: Path, port: int, *, idle: timedelta) -> None:
+def serve(
+    folder: Path, port: int, *, idle: timedelta, announce: Callable[[], None] = lambda: None
+) -> None:
     """Serve a study's page until interrupted.
 
     Args:
         folder: the study's.
         port: on 127.0.0.1.
         idle: how long a reader's session lasts without a request.
+        announce: called once the port is this page's.
 
     Raises:
         ConfigError: FastAPI is not installed, the port is taken, or the study is being served.
@@ -47,4 +51,5 @@ def serve(folder: Path, port: int, *, idle: timedelta) -> None:
             server_header=False,
             timeout_graceful_shutdown=5,
         )
+        announce()
         uvicorn.Server(config).run(sockets=[listener])

@@ -20,7 +20,7 @@ class Room:
     def __init__(self, folder, clock, **design):
         self.folder, self.clock = folder, clock
         make(folder, **design)
-        self.tokens = tokens(folder, adjudicator=True, now=clock())
+        self.tokens = tokens(folder, now=clock())
         self.app = create_app(folder, PORT, idle=timedelta(minutes=30), clock=clock)
 
     def client(self, reader=None):
@@ -261,6 +261,18 @@ def test_page_and_scripts_ask_for_nothing_outside(room):
         assert "https://" not in text
 
 
+def test_a_lost_volume_is_said_without_its_path(room, caplog):
+    client = room.client("reader-1")
+    pane = state(client)["item"]["panes"][0]
+    for path in (room.folder / "volumes").iterdir():
+        path.unlink()
+    failed = client.get(pane["url"])
+    assert failed.status_code == 500
+    assert str(room.folder) not in failed.text
+    assert "content-security-policy" in failed.headers
+    assert str(room.folder) in caplog.text
+
+
 def test_a_session_is_finished_for_good(room):
     client = room.client("reader-1")
     assert client.post("/api/finish", json={}).status_code == 409
@@ -276,7 +288,7 @@ def test_discussion_needs_both_readers_and_shows_both_readings_without_names(roo
     client = room.client("reader-1")
     found = state(client)
     assert (found["stage"], found["needs_partner"], found["item"]) == ("consensus", True, None)
-    for wrong in (room.tokens["reader-1"], room.tokens["reader-3"], "x" * 22):
+    for wrong in (room.tokens["reader-1"], "x" * 22):
         assert client.post("/api/join", json={"token": wrong}).status_code == 401
     assert client.post("/api/join", json={"token": room.tokens["reader-2"]}).status_code == 204
     found = state(client)

@@ -346,10 +346,12 @@ def test_readers_are_two_and_one_with_made_up_names(quality, tmp_path):
 
     with pytest.raises(ConfigError, match="too many"):
         add("reader-3")
+    with pytest.raises(ConfigError, match="decide in a discussion"):
+        add("reader-3", "adjudicator")
     with pytest.raises(ConfigError, match="is there already"):
         add("reader-1")
     with pytest.raises(ConfigError, match="made-up name"):
-        add("reader 4", "adjudicator")
+        add("reader 4")
     with pytest.raises(ConfigError, match="no reader of this name"):
         add("reader-9", renew=True)
     _, log = quality
