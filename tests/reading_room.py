@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from client.rating.enrolment import enrol
-from client.rating.study import CaseImages, Design, write_study
+from client.rating.study import Design
+from client.rating.writing import CaseImages, write_study
 
 SHAPE = (12, 48, 48)
 SPACING_MM = (5.0, 4.0, 4.0)

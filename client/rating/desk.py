@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from iedn.errors import IednError
-from sites.synthetic import NOTICE
 
 from .order import page_id
 from .presentation import Pane, from_log, panes, questions, to_log
@@ -80,7 +79,7 @@ class Desk:
             "mode": self._study.design.mode,
             "stage": work.stage,
             "session": work.session,
-            "research_use": NOTICE,
+            "research_use": self._study.research_use,
             "notice": work.notice,
             "opens": None if work.opens is None else work.opens.isoformat(),
             "total": len(work.tasks),

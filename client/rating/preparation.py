@@ -19,7 +19,8 @@ from sites.preprocessing import PreparedScan
 
 from ..synthesis import Synthesizer
 from .order import draw
-from .study import SYNTHETIC, CaseImages, Design, Study, write_study
+from .study import SYNTHETIC, Design, Study
+from .writing import CaseImages, write_study
 
 Split = Literal["validation", "test", "all"]
 _MOST_NAMED = 5
