@@ -49,7 +49,7 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(Headers(scope=scope), str(scope["method"]))
-        answer = self._app if refusal is None else JSONResponse(*refusal)
+        answer: ASGIApp = self._app if refusal is None else JSONResponse(*refusal)
         await answer(scope, receive, send_with_headers)
 
     def _refusal(self, headers: Headers, method: str) -> tuple[dict[str, str], int] | None:

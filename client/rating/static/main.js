@@ -219,7 +219,10 @@ at("form").addEventListener("submit", (event) => {
 at("previous").addEventListener("click", () => walk(-1));
 at("next").addEventListener("click", () => walk(1));
 at("again").addEventListener("click", () => open());
-at("finish").addEventListener("click", () => at("confirm").showModal());
+at("finish").addEventListener("click", () => {
+  at("confirm").returnValue = ""; // an earlier session's yes is not this one's
+  at("confirm").showModal();
+});
 at("confirm").addEventListener("close", async () => {
   if (at("confirm").returnValue === "yes" && (await tried(api.finish))) await open();
 });
