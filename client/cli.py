@@ -15,6 +15,8 @@ from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
 from sites.config import SiteConfig, find_site, load_site_config
 
+from .rating.cli import app as rating_app
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # commands around keys and connections answer at once.
 
 app = new_app(invoke_without_command=True)
+app.add_typer(rating_app, name="rate")
 
 Against = Literal["cbv", "labels"]
 
