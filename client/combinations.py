@@ -6,7 +6,6 @@ complete, so that the same command goes on after any stop. Units name scans: the
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,22 +14,15 @@ import torch
 
 from iedn.batching import restrict
 from iedn.config import Architecture
-from iedn.errors import StatisticsError
 from iedn.evaluation.combination_table import ScanScore
 from iedn.evaluation.combinations import Combination, name_of
-from iedn.evaluation.lesion import contralateral_white_matter, lesion_error, white_matter_of_t1
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.files import atomic_write_bytes
 from iedn.inference import synthesize
-from iedn.modalities import Modality
 from iedn.model import Network
 from sites.dataset import ScanDataset, as_sample
-from sites.preprocessing import PreparedScan
-from sites.reading import FloatArray
 
-from .regions import find_region
-
-_log = logging.getLogger(__name__)
+from .regions import lesion_rcbv_error
 
 CPU = torch.device("cpu")
 
@@ -141,22 +133,7 @@ def score_combination(
                 scan_id=record.scan_id,
                 ssim_percent=metrics.ssim_percent,
                 psnr_db=metrics.psnr_db,
-                lesion_error=_lesion_error(scan, scan.cbv, synthetic),
+                lesion_error=lesion_rcbv_error(scan, scan.cbv, synthetic),
             )
         )
     return scores
-
-
-def _lesion_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> float | None:
-    """Absolute error of the lesion's mean rCBV; None without a drawn lesion or a reference."""
-    region, t1 = find_region(scan), scan.images.get(Modality.T1WI)
-    if region is None or t1 is None:
-        return None
-    try:
-        white = white_matter_of_t1(t1, scan.brain_mask)
-        beside = contralateral_white_matter(region.inside, scan.brain_mask, white)
-        found = lesion_error(cbv, synthetic, region.inside, beside, reference="t1-white-matter")
-    except StatisticsError as error:
-        _log.debug("no lesion rCBV of a scan: %s", error)
-        return None
-    return abs(found.mean_error)
