@@ -19,6 +19,7 @@ from iedn.evaluation.combinations import Combination, name_of
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.files import atomic_write_bytes
 from iedn.inference import synthesize
+from iedn.modalities import in_order
 from iedn.model import Network
 from sites.dataset import ScanDataset, as_sample
 
@@ -66,6 +67,16 @@ class UnitFolder:
         if content["identity"] != unit.identity:
             return None
         return [ScanScore(**row) for row in content["scores"]]
+
+    def all(self) -> dict[tuple[Architecture, Combination], list[ScanScore]]:
+        """Scores of every unit there is, whatever they depend on."""
+        found = {}
+        for path in sorted(self._folder.glob("*--*.json")):
+            content = json.loads(path.read_bytes())
+            combination = in_order(content["combination"])
+            rows = [ScanScore(**row) for row in content["scores"]]
+            found[content["architecture"], combination] = rows
+        return found
 
     def store(self, unit: Unit, scores: Sequence[ScanScore], seconds: float) -> None:
         """Write a unit's scores, whole or not at all."""

@@ -82,14 +82,15 @@ def evaluate_scans(
                 patient_id=record.patient_id,
                 scan_id=record.scan_id,
                 modalities=frozenset(sample.images),
-                values=_values(scan, scan.cbv, made.cbv[0].cpu().numpy()),
+                values=scan_values(scan, scan.cbv, made.cbv[0].cpu().numpy()),
             )
         )
         progress.report(task, index + 1, len(dataset))
     return rows
 
 
-def _values(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> dict[str, float]:
+def scan_values(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> dict[str, float]:
+    """Metrics of one scan by name; ``lesion_error`` only where a lesion was drawn."""
     found = evaluate_scan(cbv, synthetic, scan.brain_mask > 0)
     values = {name: float(getattr(found, name)) for name in METRICS}
     error = lesion_rcbv_error(scan, cbv, synthetic)

@@ -12,7 +12,12 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from iedn.errors import StatisticsError
-from iedn.evaluation.lesion import contralateral_white_matter, lesion_error, white_matter_of_t1
+from iedn.evaluation.lesion import (
+    LesionError,
+    contralateral_white_matter,
+    lesion_error,
+    white_matter_of_t1,
+)
 from iedn.modalities import Modality
 from sites.preprocessing import Frame, PreparedScan
 from sites.reading import BoolArray, FloatArray
@@ -129,8 +134,8 @@ def hot_spot(cbv: FloatArray, brain: BoolArray, grid: Frame) -> BoolArray | None
     return spot & brain
 
 
-def lesion_rcbv_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> float | None:
-    """Absolute error of the lesion's mean rCBV; None without a drawn lesion or a reference.
+def lesion_rcbv(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> LesionError | None:
+    """The drawn lesion's rCBV in both maps; None without a drawn lesion or a reference.
 
     Args:
         scan: its regions and T1WI.
@@ -143,8 +148,13 @@ def lesion_rcbv_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray
     try:
         white = white_matter_of_t1(t1, scan.brain_mask)
         beside = contralateral_white_matter(region.inside, scan.brain_mask, white)
-        found = lesion_error(cbv, synthetic, region.inside, beside, reference="t1-white-matter")
+        return lesion_error(cbv, synthetic, region.inside, beside, reference="t1-white-matter")
     except StatisticsError as error:
         _log.debug("no lesion rCBV of a scan: %s", error)
         return None
-    return abs(found.mean_error)
+
+
+def lesion_rcbv_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> float | None:
+    """Absolute error of the lesion's mean rCBV; None as of ``lesion_rcbv``."""
+    found = lesion_rcbv(scan, cbv, synthetic)
+    return None if found is None else abs(found.mean_error)
