@@ -289,6 +289,24 @@ def evaluate(
 
 
 @app.command()
+def report(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Option(help="Its maps, too: a model file, e.g. best.safetensors.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Patients to show maps of.")] = 4,
+    flip_average: FlipAverage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html into the site's folder: cohort, maps, what has left. It stays here."""
+    from .site_report import ReportOptions, write_site_report
+
+    options = ReportOptions(model, examples, flip_average, as_json)
+    path = write_site_report(context.obj.config, options)
+    print(json.dumps({"report": str(path)}) if as_json else path)
+
+
+@app.command()
 def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
     from sites.release_log import verify

@@ -5,7 +5,9 @@ does not decide alone; the worst site is always reported.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 from flwr.app import RecordDict
@@ -30,6 +32,7 @@ from .rounds import subset
 from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
+_MEAN = "_mean"
 
 Facts = dict[str, Any]
 
@@ -88,6 +91,7 @@ def evaluate(
         "sites": dict(sorted(results.items())),
         "roster": dict(sorted(roster.items())),
         "score": score(results, federation.config.rounds.selection) if is_metrics else None,
+        "over_sites": over_sites(results),
         "stratified": stratified(areas),
     }
 
@@ -99,6 +103,35 @@ def _facts(site: str, reply: EvaluateReply, areas: dict[ComparisonName, SiteArea
         return facts
     sent = {name: numbers.model_dump() for name, numbers in reply.paired_areas.items()}
     return facts | {"areas": stratified({site: areas}), "paired_areas": sent}
+
+
+def over_sites(results: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Each metric over the sites that gave it, all sites alike.
+
+    Returns:
+        By name of the metric (``with_asl_psnr_db``): mean, SD (n - 1; None for one site), the worst
+        site's value and name, and how many sites.
+    """
+    found: dict[str, Facts] = {}
+    names = {name for result in results.values() for name in result["metrics"]}
+    for full in sorted(name for name in names if name.endswith(_MEAN)):
+        values = {s: float(r["metrics"][full]) for s, r in results.items() if full in r["metrics"]}
+        name = full.removesuffix(_MEAN)
+        worst = max(values, key=lambda site: _badness(name, values[site]))
+        found[name] = {
+            "mean": math.fsum(values.values()) / len(values),
+            "sd": stdev(values.values()) if len(values) > 1 else None,
+            "worst": values[worst],
+            "worst_site": worst,
+            "sites": len(values),
+        }
+    return found
+
+
+def _badness(name: str, value: float) -> float:
+    if name.endswith(("psnr_db", "ssim_percent")):
+        return -value
+    return abs(value)
 
 
 def score(results: dict[str, Facts], rule: SelectionRule) -> float | None:

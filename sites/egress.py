@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from iedn import __version__
 from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
-from iedn.evaluation.results import summary_of
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
@@ -36,13 +35,16 @@ from iedn.protocol.messages import (
 )
 
 from .config import PolicyConfig, ReleaseKind
-from .diagnostic_release import Approvals, DiagnosticRelease, ReleasedScans, check_small_counts
+from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
+from .metrics_release import ScanRow, metrics_release
 from .release_log import ReleaseLog
+from .released_scans import ReleasedScans, num_patients_of
 
 _log = logging.getLogger(__name__)
 
 COARSE_STEP = 5
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
+RELEASED_METRICS = "released-metric-scans.jsonl"
 
 Deltas = dict[str, dict[str, NDArray[np.float32]]]
 
@@ -80,14 +82,15 @@ class Egress:
 
     Args:
         policy: what may leave.
-        log: where each release is written before it leaves; the scans behind diagnostic releases
-            and the approvals are files beside it.
+        log: where each release is written before it leaves; the scans behind released metrics and
+            diagnostic releases, and the approvals, are files beside it.
     """
 
     def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
         self._policy = policy
         self._log = log
         self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
+        self._released_metrics = ReleasedScans(log.path.with_name(RELEASED_METRICS))
         self._approvals = Approvals(log.path.with_name(APPROVALS))
 
     def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
@@ -143,16 +146,24 @@ class Egress:
         facts = {"tensors": state_hash(flatten(deltas)), "bytes": _size(deltas), "repeat": True}
         self._record(reply, facts)
 
-    def metrics(
-        self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
-    ) -> EvaluateReply:
-        """Mean and standard deviation (n - 1) of per-scan metrics.
+    def metrics(self, request: EvaluateRequest, rows: Sequence[ScanRow]) -> EvaluateReply:
+        """Mean and standard deviation (n - 1) of per-scan metrics, also by whether there is ASL.
 
         Raises:
-            PolicyError: metrics are not allowed, or too few patients.
+            PolicyError: metrics are not allowed, or all are held: too few patients, or too close
+                to an earlier release.
         """
-        self._allow("metrics", num_patients)
-        return self._evaluation(request, summary_of(rows), len(rows))
+        self._allow("metrics", num_patients_of(row.scan for row in rows))
+        release = metrics_release(
+            rows, request.split, self._released_metrics.entries(), self._policy
+        )
+        for name, why in release.held.items():
+            _log.info("%s of the %s scans is held back: %s", name, request.split, why)
+        if not release.metrics:
+            reasons = "; ".join(dict.fromkeys(release.held.values())) or "no value is finite"
+            raise PolicyError(f"no metric of the {request.split} scans may leave: {reasons}")
+        self._released_metrics.remember(release.scans)
+        return self._evaluation(request, release.metrics, len(rows))
 
     def diagnostic(self, request: EvaluateRequest, release: DiagnosticRelease) -> EvaluateReply:
         """Diagnostic value of an external cohort: seven numbers a comparison.
@@ -167,7 +178,7 @@ class Egress:
                 "nobody at this site has approved these numbers (policy.review); look at them "
                 "with `iedn-client --site NAME evaluate --model FILE`, then add --approve"
             )
-        self._released_scans.remember(release)
+        self._released_scans.remember(release.classes)
         return self._evaluation(request, {}, release.num_scans, fields)
 
     def preview(self, release: DiagnosticRelease) -> dict[ComparisonName, PairedAreas]:

@@ -12,6 +12,7 @@ from iedn.protocol.checks import shapes_of
 from iedn.protocol.messages import EvaluateRequest, TrainRequest
 from sites.config import PolicyConfig
 from sites.egress import Egress, TrainingCounts, coarsen
+from sites.metrics_release import ScanRow
 from sites.release_log import ReleaseLog, verify
 
 PRESET = PRESETS["tiny"]
@@ -124,17 +125,25 @@ def test_update_that_is_not_finite_never_leaves(log):
     assert verify(log.path) == []
 
 
+def rows(*values):
+    return [
+        ScanRow(f"sub-{n:04d}", "ses-1", frozenset({Modality.T1WI}), {"psnr_db": value})
+        for n, value in enumerate(values)
+    ]
+
+
 def test_metrics_leave_as_mean_and_sd_only(log):
-    rows = [{"psnr_db": 20.0}, {"psnr_db": 22.0}, {"psnr_db": float("inf")}]
-    reply = Egress(OPEN, log).metrics(evaluation(), rows, num_patients=3)
-    assert reply.metrics == {"psnr_db_mean": 21.0, "psnr_db_sd": pytest.approx(2**0.5)}
+    policy = OPEN.model_copy(update={"min_cell": 1})
+    reply = Egress(policy, log).metrics(evaluation(), rows(20.0, 22.0, float("inf")))
+    expected = {"psnr_db_mean": 21.0, "psnr_db_sd": pytest.approx(2**0.5)}
+    assert reply.metrics == expected | {f"without_asl_{k}": v for k, v in expected.items()}
     assert reply.num_scans == 1
     assert "20.0" not in log.path.read_text()
 
 
 def test_metrics_from_too_few_patients_are_refused(log):
     with pytest.raises(PolicyError, match="demands 10"):
-        Egress(PolicyConfig(), log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=9)
+        Egress(PolicyConfig(), log).metrics(evaluation(), rows(*[20.0] * 9))
 
 
 @pytest.mark.parametrize(

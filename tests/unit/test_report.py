@@ -40,8 +40,8 @@ def test_how_the_run_stands(events, is_finished, is_incomplete):
 
 
 def test_report_of_an_incomplete_run_says_so_and_why():
-    page = render([COMMIT, INCOMPLETE], CONFIG, {"versions": {"iedn": "0.1.0"}}, b"")
+    page = render([COMMIT, INCOMPLETE], CONFIG, {"versions": {"iedn": "0.1.0"}})
     assert "Incomplete." in page
     assert "1 of 2 needed sites (site-b: &lt;late&gt;)" in page
     assert "not finished" in page
-    assert "Incomplete." not in render([COMMIT], CONFIG, {"versions": {"iedn": "0.1.0"}}, b"")
+    assert "Incomplete." not in render([COMMIT], CONFIG, {"versions": {"iedn": "0.1.0"}})
