@@ -102,9 +102,9 @@ def state_hash(tensors: Mapping[str, NDArray[np.generic]]) -> str:
     """SHA-256 (hex) over sorted names, dtypes, shapes and little-endian bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name]).reshape(tensors[name].shape)
+        array = np.asarray(tensors[name], order="C")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         header = f"{name}\0{little.dtype.str}\0{little.shape}\0"
         digest.update(header.encode())
-        digest.update(little.tobytes())
+        digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

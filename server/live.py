@@ -63,7 +63,7 @@ def kept_in(folder: Path) -> Iterator[None]:
             return
         written, last = time.monotonic(), snapshot.sites
         content = {"time": time.time(), **asdict(snapshot)}
-        atomic_write_bytes(path, json.dumps(content, sort_keys=True).encode())
+        atomic_write_bytes(path, json.dumps(content, sort_keys=True).encode(), durable=False)
 
     _sinks.append(write)
     try:

@@ -20,7 +20,8 @@ from .config import FederationConfig
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
 from .report import finished
-from .run_folder import Event, RunFolder
+from .history import Event
+from .run_folder import RunFolder
 
 CARD = "best.card.json"
 

@@ -18,7 +18,8 @@ from iedn.modalities import Modality
 from iedn.parameters import groups_for
 
 from .config import FederationConfig
-from .run_folder import LOCK, Event, RunFolder
+from .history import Event
+from .run_folder import LOCK, RunFolder
 
 COMPARISONS = {
     "roi": "ROI values",

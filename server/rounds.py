@@ -16,11 +16,11 @@ from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import parse, parse_groups, to_record
 
-from .aggregation import Float32Groups, StreamingSum, Update, apply_step
+from .aggregation import Float32Groups, StreamingSum, Update
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
 from .gate import Expectation, admit, declared_weight
-from .optimizers import Moments, server_step
+from .optimizers import Moments, advance
 
 _log = logging.getLogger(__name__)
 
@@ -159,8 +159,7 @@ class _Intake:
 
     def close(self) -> tuple[RoundState, Facts]:
         optimizer = self.federation.config.aggregation.optimizer
-        step, moments = server_step(self.total.mean_deltas(), self.state.moments, optimizer)
-        model = apply_step(self.state.model, step)
+        model, moments = advance(self.state.model, self.total, self.state.moments, optimizer)
         norms = [self.norms[site] for site in self.accepted()]
         state = RoundState(
             self.state.number + 1,
