@@ -10,9 +10,9 @@ from iedn import progress
 from .config import FederationConfig
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
+from .history import Event
 from .registry import SiteRegistry
 from .rounds import RoundState, train_round
-from .history import Event
 from .run_folder import BEST, RunFolder
 
 _log = logging.getLogger(__name__)
@@ -123,9 +123,7 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
     after, facts = train_round(federation, state)
-    folder.commit(
-        after.number, after.model, after.moments, facts, model_hash=after.model_hash
-    )
+    folder.commit(after.number, after.model, after.moments, facts, model_hash=after.model_hash)
     _log.info("round %d committed: model %s", after.number, after.model_hash[:12])
     _evaluate_if_missing(federation, folder, after)
     return after

@@ -41,6 +41,7 @@ from .optimizers import Moments
 
 HISTORY, LOCK, BEST = "history.jsonl", "federation.lock.json", "best.safetensors"
 
+
 class RunFolder:
     """One run's files; hold it with ``exclusive`` while the run goes on.
 
