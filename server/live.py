@@ -44,6 +44,11 @@ Sink = Callable[[Snapshot], None]
 _sinks: list[Sink] = []
 
 
+def is_watched() -> bool:
+    """Whether anybody looks: a snapshot of a thousand sites takes a while to make."""
+    return bool(_sinks)
+
+
 def report(snapshot: Snapshot) -> None:
     """Show a snapshot to all sinks."""
     for sink in tuple(_sinks):

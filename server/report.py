@@ -29,6 +29,7 @@ COMPARISONS = {
 REPORT, CURVES = "report.html", "curves.png"
 
 _MARKERS = "osD^vPX*"
+_MOST_IN_LEGEND = 24
 _CURVES = (("psnr_db_mean", "PSNR (dB)"), ("ssim_percent_mean", "SSIM (%)"))
 
 
@@ -63,7 +64,8 @@ def draw_curves(events: list[Event], config: FederationConfig) -> bytes:
         axes.set(xlabel="round", ylabel=label)
         axes.grid(visible=True, alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend(fontsize=8)
+    if len(config.sites) <= _MOST_IN_LEGEND:
+        figure.axes[0].legend(fontsize=8)
     kind = "PHANTOM data" if config.simulation else "held-out validation patients"
     figure.suptitle(f"{config.run}: validation by site ({kind})", fontsize=11)
     stream = io.BytesIO()
