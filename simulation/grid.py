@@ -54,6 +54,7 @@ class LocalGrid(Grid):
         self._client_app = client_app
         self._run = Run.create_empty(1)
         self._names = {_FIRST_NODE + i: name for i, name in enumerate(nodes)}
+        self._nodes = {n: NodeInfo(node_id=n, name=name) for n, name in self._names.items()}
         self._contexts = {
             node: Context(1, node, dict(nodes[name]), RecordDict(), dict(run_config))
             for node, name in self._names.items()
@@ -91,7 +92,7 @@ class LocalGrid(Grid):
 
     def get_nodes(self) -> list[NodeInfo]:
         """Nodes that are online, with the names the scenario gives them."""
-        return [NodeInfo(node_id=n, name=self._names[n]) for n in self.get_node_ids()]
+        return [self._nodes[node] for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand messages to their nodes; returns one id each."""
