@@ -4,7 +4,8 @@ The real round loop (exchange, gate, exact sum, commit) with stub sites that own
 make their reply only when it is fetched. Each case is a process of its own; prints one JSON
 object: the peak resident set by number of sites, and the largest over the smallest.
 
-    python benchmarks/server_memory.py --sites 2 16
+    python benchmarks/server_memory.py --sites 2 16 64
+    python benchmarks/server_memory.py --sites 2 16 64 --base-channels 35 --rounds 1    # ~700 MB
 """
 
 import argparse
@@ -25,7 +26,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from iedn import __version__
-from iedn.config import PRESETS
+from iedn.config import PRESETS, Preset
 from iedn.modalities import Modality
 from iedn.parameters import groups_for
 from iedn.protocol.checks import Shapes, shapes_of
@@ -124,14 +125,14 @@ class StubGrid(Grid):
         return record
 
 
-def measure(preset: str, num_sites: int, rounds: int) -> dict[str, object]:
+def measure(preset: Preset, num_sites: int, rounds: int) -> dict[str, object]:
     """One run in this process, and the most memory it has had resident."""
     sites = [f"site-{i:02d}" for i in range(num_sites)]
     config = FederationConfig.model_validate(
         {
             "run": "memory",
             "seed": 1,
-            "preset": preset,
+            "custom_preset": preset.model_dump(),
             "simulation": True,
             "rounds": {"count": rounds, "quorum": num_sites, "poll_interval_s": 0.01, "keep": 2},
             "sites": {site: {} for site in sites},
@@ -155,6 +156,15 @@ def measure(preset: str, num_sites: int, rounds: int) -> dict[str, object]:
     }
 
 
+def preset_of(arguments: argparse.Namespace) -> Preset:
+    """The preset that was named, with another width if one was given."""
+    preset = PRESETS[arguments.preset]
+    if not arguments.base_channels:
+        return preset
+    wider = {"base_channels": arguments.base_channels}
+    return preset.model_copy(update={"network": preset.network.model_copy(update=wider)})
+
+
 def resident(key: str) -> float:
     """Resident set now (VmRSS) or at its peak (VmHWM) of this process, MB; Linux."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -165,6 +175,8 @@ def resident(key: str) -> float:
 
 def in_fresh_process(arguments: argparse.Namespace, num_sites: int) -> dict[str, object]:
     words = ["--case", str(num_sites), "--preset", arguments.preset]
+    if arguments.base_channels:
+        words += ["--base-channels", str(arguments.base_channels)]
     command = [sys.executable, __file__, *words, "--rounds", str(arguments.rounds)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)  # noqa: S603  (this script)
     found: dict[str, object] = json.loads(done.stdout)
@@ -173,17 +185,18 @@ def in_fresh_process(arguments: argparse.Namespace, num_sites: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, nargs="+", default=[2, 16])
+    parser.add_argument("--sites", type=int, nargs="+", default=[2, 16, 64])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="paper")
+    parser.add_argument("--base-channels", type=int, help="width, in place of the preset's")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--case", type=int, help="measure this process with so many sites")
     arguments = parser.parse_args()
     if arguments.case:
-        print(json.dumps(measure(arguments.preset, arguments.case, arguments.rounds)))
+        print(json.dumps(measure(preset_of(arguments), arguments.case, arguments.rounds)))
         return
     cases = [in_fresh_process(arguments, n) for n in arguments.sites]
     peaks = [float(str(case["peak_mb"])) for case in cases]
-    ratio = round(peaks[-1] / peaks[0], 3)
+    ratio = round(max(peaks) / min(peaks), 3)
     report = {"preset": arguments.preset, "rounds": arguments.rounds, "ratio": ratio}
     print(json.dumps({**report, "cases": cases}, indent=1))
 

@@ -9,8 +9,8 @@ from iedn import progress
 from iedn.config import NetworkConfig
 from iedn.errors import PolicyError, RefusedError
 from iedn.modalities import in_order
-from iedn.model import Network, build_network, set_recompute
-from iedn.parameters import load_groups, state_by_group
+from iedn.model import Network, empty_network, set_recompute
+from iedn.parameters import load_groups, shapes_of_network, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Groups
@@ -56,8 +56,8 @@ def network_from(groups: Groups, config: NetworkConfig) -> Network:
         if not sent:
             raise RefusedError("wrong-group", "no encoder was sent")
         own = config.model_copy(update={"modalities": in_order(sent)})
-    model = build_network(own, 0)
-    check_tensors(groups, shapes_of(state_by_group(model)))
+    model = empty_network(own)
+    check_tensors(groups, shapes_of_network(model))
     load_groups(model, groups)
     return model
 

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 
-def atomic_write_bytes(path: Path | str, content: bytes, *, mode: int = 0o666) -> None:
+def atomic_write_bytes(
+    path: Path | str, content: bytes, *, mode: int = 0o666, durable: bool = True
+) -> None:
     """Replace ``path`` by ``content``, durably, even if the process is killed in between.
 
     Written to a temporary name in the same folder, flushed to the disk, renamed, folder flushed.
@@ -22,28 +26,51 @@ def atomic_write_bytes(path: Path | str, content: bytes, *, mode: int = 0o666) -
         path: the file.
         content: all of it.
         mode: permissions of the new file, less the process's umask; 0o600 is for its owner only.
+        durable: false spares the flushes: after a loss of power the file may be old or empty.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with _replacing(path, durable=durable) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-            _flush(stream)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
 
 
 def atomic_write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``."""
+    """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``.
+
+    The tensors are written from where they lie; none is copied that is contiguous.
+    """
     # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
-    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
-    atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata=dict(metadata or {})))
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with _replacing(path) as temporary:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(mode)  # safetensors makes its files for their owner only
+
+
+def atomic_copy(source: Path, target: Path) -> None:
+    """Replace ``target`` by the content of ``source``, as of ``atomic_write_bytes``."""
+    with _replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A name to write under; at the end of the block it replaces ``path``, at an error it goes."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        if durable:
+            _flush_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        _flush_folder(path.parent)
 
 
 @contextmanager
@@ -104,6 +131,14 @@ def _line_feed_if_torn(stream: BinaryIO) -> bytes:
 def _flush(stream: BinaryIO) -> None:
     stream.flush()
     os.fsync(stream.fileno())
+
+
+def _flush_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

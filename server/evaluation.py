@@ -22,13 +22,13 @@ from iedn.protocol.messages import (
     EvaluationKind,
     Split,
 )
-from iedn.protocol.records import parse, to_record
+from iedn.protocol.records import parse
 
 from .aggregation import Float32Groups
 from .config import SelectionRule
+from .encoded import EncodedModel
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
-from .rounds import subset
 from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
@@ -63,13 +63,15 @@ def evaluate(
     results: dict[str, Facts] = {}
     areas: dict[str, dict[ComparisonName, SiteAreas]] = {}
     roster: Roster = {}
+    outgoing = EncodedModel(subject.model)
     label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
 
     def request(site: str) -> RecordDict:
         message = _request(federation, subject, split, evaluation)
-        return to_record(message, subset(subject.model, federation.groups_of(site)))
+        return outgoing.record(message, federation.groups_of(site))
 
     def on_reply(site: str, record: RecordDict) -> None:
+        outgoing.forget()  # all who are online have been asked by now
         try:
             reply = _checked(parse(record, EvaluateReply), subject, split, evaluation)
             areas[site] = checked_areas(reply.paired_areas)

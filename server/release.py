@@ -19,8 +19,9 @@ from iedn.protocol.records import parse, to_record
 from .config import FederationConfig
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
+from .history import Event
 from .report import finished
-from .run_folder import Event, RunFolder
+from .run_folder import RunFolder
 
 CARD = "best.card.json"
 

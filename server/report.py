@@ -19,8 +19,9 @@ from iedn.parameters import groups_for
 
 from .config import FederationConfig
 from .evaluation import over_sites
+from .history import Event
 from .report_figures import bias_limits, curves, forest, strata
-from .run_folder import LOCK, Event, RunFolder
+from .run_folder import LOCK, RunFolder
 
 COMPARISONS = {
     "roi": "ROI values",

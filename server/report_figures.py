@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from iedn.html_page import COLOURS, GREY, MARKERS, figure
 
-from .run_folder import Event
+from .history import Event
 
 LIMITS = 1.96
 """Standard deviations on either side of the mean that hold 95 % of single differences."""
+MOST_IN_LEGEND = 24
 
 _CURVES = (("psnr_db", "PSNR (dB)"), ("ssim_percent", "SSIM (%)"))
 _STRATA = (("", "all scans"), ("with_asl_", "with ASL"), ("without_asl_", "without ASL"))
@@ -42,7 +43,7 @@ def curves(rounds: Sequence[Event], best: int | None, title: str) -> Figure:
             axes.axvline(best, color=GREY, linestyle=":", label="best round")
         axes.set(xlabel="round", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    if sites:
+    if 0 < len(sites) <= MOST_IN_LEGEND:
         handles, labels = made.axes[0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
     made.suptitle(title, fontsize=11)

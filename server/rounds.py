@@ -14,22 +14,18 @@ from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import parse, parse_groups, to_record
+from iedn.protocol.records import parse, parse_groups
 
-from .aggregation import Float32Groups, StreamingSum, Update, apply_step
+from .aggregation import Float32Groups, StreamingSum, Update
+from .encoded import EncodedModel
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
 from .gate import Expectation, admit, declared_weight
-from .optimizers import Moments, server_step
+from .optimizers import Moments, advance
 
 _log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-
-
-def subset(model: Float32Groups, groups: tuple[str, ...]) -> Float32Groups:
-    """The part of the model that a site receives."""
-    return {g: model[g] for g in groups if g in model}
 
 
 @dataclass
@@ -77,6 +73,7 @@ class _Intake:
     owners: dict[str, int]
     shapes: Shapes
     total: StreamingSum
+    outgoing: EncodedModel
     norm_bound: float
     roster: Roster = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
@@ -93,6 +90,7 @@ class _Intake:
             owners={g: sum(g in groups for groups in owned) for g in shapes},
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
+            outgoing=EncodedModel(state.model),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
         )
 
@@ -116,9 +114,10 @@ class _Intake:
 
     def build(self, site: str) -> RecordDict:
         groups = self.federation.groups_of(site)
-        return to_record(self.request(site), subset(self.state.model, groups))
+        return self.outgoing.record(self.request(site), groups)
 
     def take(self, site: str, record: RecordDict) -> None:
+        self.outgoing.forget()  # all who are online have been asked by now
         try:
             self._admit(site, record)
         except ProtocolError as error:
@@ -159,8 +158,7 @@ class _Intake:
 
     def close(self) -> tuple[RoundState, Facts]:
         optimizer = self.federation.config.aggregation.optimizer
-        step, moments = server_step(self.total.mean_deltas(), self.state.moments, optimizer)
-        model = apply_step(self.state.model, step)
+        model, moments = advance(self.state.model, self.total, self.state.moments, optimizer)
         norms = [self.norms[site] for site in self.accepted()]
         state = RoundState(
             self.state.number + 1,

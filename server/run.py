@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from flwr.serverapp import Grid
 
 from iedn import progress
-from iedn.parameters import flatten, state_hash
 
 from .config import FederationConfig
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
+from .history import Event
 from .registry import SiteRegistry
 from .rounds import RoundState, train_round
-from .run_folder import BEST, Event, RunFolder
+from .run_folder import BEST, RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -123,8 +123,8 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
     after, facts = train_round(federation, state)
-    event = folder.commit(after.number, after.model, after.moments, facts)
-    _log.info("round %d committed: model %s", after.number, event["model_hash"][:12])
+    folder.commit(after.number, after.model, after.moments, facts, model_hash=after.model_hash)
+    _log.info("round %d committed: model %s", after.number, after.model_hash[:12])
     _evaluate_if_missing(federation, folder, after)
     return after
 
@@ -154,7 +154,7 @@ def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> Run
         folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
     if federation.evaluators() and not _all_external_answered(folder, best_hash):
         folder.append(evaluate(federation, subject, split="test", evaluation="diagnostic"))
-    result = RunResult(state.number, state_hash(flatten(state.model)), number, best_hash)
+    result = RunResult(state.number, state.model_hash, number, best_hash)
     folder.append({"event": "finished", **vars(result)})
     return result
 

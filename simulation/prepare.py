@@ -18,7 +18,8 @@ from server.run_folder import HISTORY
 from sites.config import SITE_FILE, Role
 
 from .phantom import PhantomCohort, phantom_pool, write_bids, write_cohort
-from .scenario import ScenarioConfig, ScenarioSite
+from .scenario import ScenarioConfig, ScenarioSite, VirtualSites
+from .virtual import write_manifests
 
 FEDERATION_FILE = "federation.toml"
 
@@ -75,13 +76,16 @@ def prepare_sites(
     """
     names = sorted(n for n, s in scenario.sites.items() if role is None or s.role == role)
     manifests = _manifests(scenario, names, cohorts.absolute(), workers)
-    for name in names:
-        site, manifest = scenario.sites[name], manifests[name]
+    sites = {name: (scenario.sites[name], manifests[name]) for name in names}
+    if scenario.virtual is not None and role != "evaluate":
+        sites |= _virtual_sites(scenario, scenario.virtual, cohorts.absolute(), workers)
+    for number, (name, (site, manifest)) in enumerate(sites.items(), start=1):
         folder = out / "sites" / name
         folder.mkdir(parents=True, exist_ok=True)
         cache = cohorts.absolute() / "prepared" / manifest.parent.name
         _write_toml(folder / SITE_FILE, _site(name, site, manifest, cache))
-    return names
+        progress.report("site files", number, len(sites))
+    return sorted(sites)
 
 
 def is_finished(out: Path) -> bool:
@@ -131,6 +135,19 @@ def _manifests(
     return manifests
 
 
+def _virtual_sites(
+    scenario: ScenarioConfig, virtual: VirtualSites, cohorts: Path, workers: int
+) -> dict[str, tuple[ScenarioSite, Path]]:
+    seed = scenario.cohort_seed + len(scenario.sites)
+    folder = cohorts / f"virtual-{_digest(virtual.phantom, seed)}"
+    with phantom_pool(workers) as pool:
+        cohort = _cohort("virtual sites", virtual.phantom, folder, seed=seed, pool=pool)
+    return {
+        name: (ScenarioSite(manifest=manifest, split=virtual.split), manifest)
+        for name, manifest in write_manifests(cohort, virtual, seed=seed).items()
+    }
+
+
 def _phantom_seeds(scenario: ScenarioConfig) -> dict[str, tuple[PhantomCohort, int]]:
     """Cohort and seed of each phantom site; a site's seed is its place among all sites."""
     return {
@@ -170,4 +187,5 @@ def _digest(phantom: PhantomCohort, seed: int) -> str:
 
 
 def _write_toml(path: Path, content: dict[str, Any]) -> None:
-    atomic_write_bytes(path, tomli_w.dumps(content).encode())
+    # Made at every start, so that nothing is lost with the power.
+    atomic_write_bytes(path, tomli_w.dumps(content).encode(), durable=False)

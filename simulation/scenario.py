@@ -52,6 +52,37 @@ class ScenarioSite(FrozenModel):
         return self
 
 
+class VirtualSites(FrozenModel):
+    """Many training sites that share the scans of one phantom cohort.
+
+    An exercise of scale: a patient is at several sites, so that a thousand sites need no more
+    images than a few dozen patients have. What such a run learns means nothing.
+
+    Attributes:
+        count: number of sites, ``virtual-0001`` and so on.
+        patients: of each site, drawn from the cohort without repetition.
+        phantom: the cohort.
+        split: how a site's patients are divided.
+    """
+
+    count: int = Field(ge=1, le=9999)
+    patients: int = Field(ge=1, le=9999)
+    phantom: PhantomCohort
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _enough_patients(self) -> Self:
+        if self.patients > self.phantom.patients:
+            msg = f"{self.patients} patients a site, but the cohort has {self.phantom.patients}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sites."""
+        return [f"virtual-{number:04d}" for number in range(1, self.count + 1)]
+
+
 class ScenarioConfig(FrozenModel):
     """A scenario file.
 
@@ -66,7 +97,8 @@ class ScenarioConfig(FrozenModel):
         rounds: the round loop.
         aggregation: how updates become the next model.
         flip_average: average with the left-right flipped input when evaluating.
-        sites: the virtual sites, by name.
+        sites: the sites, each with a cohort of its own, by name.
+        virtual: further sites, which share one cohort.
     """
 
     name: RunName
@@ -79,7 +111,19 @@ class ScenarioConfig(FrozenModel):
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
     flip_average: bool = False
-    sites: dict[SiteName, ScenarioSite] = Field(min_length=1)
+    sites: dict[SiteName, ScenarioSite] = Field(default_factory=dict)
+    virtual: VirtualSites | None = None
+
+    @model_validator(mode="after")
+    def _has_sites(self) -> Self:
+        shared = set() if self.virtual is None else set(self.virtual.names)
+        if not self.sites and not shared:
+            msg = "give [sites.NAME] tables, or [virtual]"
+            raise ValueError(msg)
+        if clash := sorted(shared & set(self.sites)):
+            msg = f"{clash[0]} is also the name of a site of [virtual]"
+            raise ValueError(msg)
+        return self
 
     def federation(self, seed: int | None = None) -> FederationConfig:
         """The coordinator's configuration of this scenario."""
@@ -90,6 +134,8 @@ class ScenarioConfig(FrozenModel):
             name: SiteEntry(role=site.role, required=site.required)
             for name, site in self.sites.items()
         }
+        if self.virtual is not None:
+            entries |= {name: SiteEntry() for name in self.virtual.names}
         return FederationConfig(
             run=self.name,
             seed=self.seed if seed is None else seed,

@@ -32,14 +32,17 @@ class ReleaseLog:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        cut_torn_line(self.path)  # half a line is of something that never left
-        entries = verify(self.path)
-        self._head = str(entries[-1]["hash"]) if entries else FIRST
-        self._count = len(entries)
+        self._read()
 
     def append(self, facts: Entry) -> Entry:
-        """Write one entry, durably, and return it."""
+        """Write one entry, durably, and return it.
+
+        Raises:
+            CohortError: the log was changed by others, and its chain is broken.
+        """
         with self._lock:
+            if _size_of(self.path) != self._size:
+                self._read()  # another process of a simulation has played the site meanwhile
             entry: Entry = {
                 **facts,
                 "number": self._count + 1,
@@ -50,7 +53,19 @@ class ReleaseLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self.path, json.dumps(entry, sort_keys=True))
             self._head, self._count = entry["hash"], self._count + 1
+            self._size = _size_of(self.path)
             return entry
+
+    def _read(self) -> None:
+        cut_torn_line(self.path)  # half a line is of something that never left
+        entries = verify(self.path)
+        self._head = str(entries[-1]["hash"]) if entries else FIRST
+        self._count = len(entries)
+        self._size = _size_of(self.path)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def verify(path: Path) -> list[Entry]:

@@ -182,3 +182,17 @@ def test_log_goes_on_after_a_torn_line(log):
     again = ReleaseLog(log.path)
     send(OPEN, again)
     assert [e["number"] for e in verify(log.path)] == [1, 2]
+
+
+def test_a_site_played_by_two_processes_in_turn_has_one_chain(log):
+    other = ReleaseLog(log.path)
+    for writer in (log, other, other, log):
+        send(OPEN, writer)
+    assert [e["number"] for e in verify(log.path)] == [1, 2, 3, 4]
+
+
+def test_log_that_was_changed_while_open_takes_nothing_more(log):
+    send(OPEN, log)
+    log.path.write_text(log.path.read_text().replace('"bytes": 48', '"bytes": 470', 1))
+    with pytest.raises(CohortError, match="line 1"):
+        send(OPEN, log)
