@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iedn.errors import ConfigError, LedgerError, PolicyError
+from sites.egress import LedgerHead
 from sites.hash_chain import Entry, entry_after
 
 from .accounting import PrivacyEvent
@@ -26,7 +27,6 @@ from .ledger_entries import (
     RECORDED,
     RECOVERED,
     SPENT,
-    LedgerHead,
     Limits,
     events_of,
     head_of,
@@ -148,13 +148,22 @@ class PrivacyLedger:
         entry = self._append(lambda entries: facts | self._affordable(entries, event))
         return Reservation(entry["number"], entry["epsilon"], is_new=True)
 
-    def answered(self, reservation: Reservation) -> None:
-        """Note that an answer is about to leave: it uses the reservation up.
+    def answered(self, *, run: str, round_number: int, base_hash: str) -> None:
+        """Note that an answer is about to leave: it uses up what was reserved for it.
+
+        Args:
+            run: as in ``reserve``, ...
+            round_number: ... also of an answer ...
+            base_hash: ... that was kept before.
 
         Raises:
             LedgerError: it cannot be written; then nothing may leave.
+            CohortError: a chain is broken.
         """
-        self._store.mark_answered(reservation.number)
+        wanted = (run, round_number, base_hash)
+        done = [e for e in self.entries() if e["kind"] == SPENT]
+        same = (e for e in done if (e["run"], e["round"], e["base_hash"]) == wanted)
+        self._store.mark_answered(*(entry["number"] for entry in same))
 
     def head(self) -> LedgerHead:
         """Where the ledger stands; raises as ``entries``."""
@@ -225,8 +234,8 @@ class PrivacyLedger:
                 part = next(a["number"] for a, b in zip(longer, shorter, strict=False) if a != b)
                 raise LedgerError(
                     f"{self._store.path} and {self._copy.path} differ from entry {part} on; keep "
-                    "the one whose last hash the coordinator has seen, move the other away, recover, "
-                    "and add what only the other knows with --record"
+                    "the one whose last hash the coordinator has seen, move the other away, "
+                    "recover, and add what only the other knows with --record"
                 )
             self._store.create(longer)
             if missing := longer[len(entries) :]:
@@ -237,15 +246,16 @@ class PrivacyLedger:
 
     def _create(self, limits: Limits) -> None:
         with self._copy.held():
-            if not self._store.entries() and (known := self._copy.entries()):
+            if self._store.entries():
+                return
+            if known := self._copy.entries():
                 raise LedgerError(
                     f"{self._store.path}: there is no privacy ledger, but {self._copy.path} has "
                     f"{len(known)} entries of one. Put it back from a backup; in any case run "
                     "`iedn-client --site NAME ledger --recover --reason TEXT`"
                 )
-            self._store.create(
-                [entry_after(None, {"kind": OPENED, "epsilon": 0.0, **asdict(limits)})]
-            )
+            facts = {"kind": OPENED, "epsilon": 0.0, **asdict(limits)}
+            self._store.create([entry_after(None, facts)])
 
     def _append(self, compose: Compose) -> Entry:
         """Add an entry, worked out without a lock, and again if another one has come first."""

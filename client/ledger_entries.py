@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sites.egress import LedgerHead
 from sites.hash_chain import Entry
 
 from .accounting import PrivacyEvent
@@ -20,21 +21,6 @@ from .accounting import PrivacyEvent
 OPENED, SPENT, RECORDED, RAISED, RECOVERED = "opened", "spent", "recorded", "raised", "recovered"
 
 _EVENT = tuple(field.name for field in fields(PrivacyEvent))
-
-
-@dataclass(frozen=True)
-class LedgerHead:
-    """Where a ledger stands. Nothing in it depends on a patient's images.
-
-    Attributes:
-        count: entries.
-        hash: of the last one.
-        epsilon: spent by all of them.
-    """
-
-    count: int
-    hash: str
-    epsilon: float
 
 
 @dataclass(frozen=True)

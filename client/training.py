@@ -16,31 +16,49 @@ from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Groups
 from iedn.seeding import derive_seed
 from iedn.training import train
-from sites.egress import Deltas
+from sites.egress import Deltas, LedgerHead
 
+from .accounting import PrivacyEvent
 from .kept_reply import keep_reply, kept_reply
 from .session import SiteSession
+from .spending import note_repeat, spend_before_training
 
 _log = logging.getLogger(__name__)
 
 
 def answer_training(
-    session: SiteSession, request: TrainRequest, groups: Groups
+    session: SiteSession,
+    request: TrainRequest,
+    groups: Groups,
+    event: PrivacyEvent | None = None,
 ) -> tuple[TrainReply, Deltas]:
     """Train one round, or repeat the answer to a request that came before.
 
+    What can be refused without training is refused before anything is spent.
+
+    Args:
+        session: the site's.
+        request: what is asked.
+        groups: the global model's tensors.
+        event: what training with noise will do; None without noise.
+
     Raises:
-        PolicyError: the site does not train, or its policy holds the update back.
+        PolicyError: the site does not train, its policy holds the update back, or the privacy
+            budget does not allow it.
         RefusedError: the request's tensors are not what its network demands.
     """
     kept = kept_reply(session.config.folder, request)
     if kept is not None:
+        note_repeat(session, request)
         session.egress.repeat(*kept)
         return kept
     if session.config.role != "train":
         raise PolicyError("this site only evaluates; it was asked to train")
-    reply, deltas = _train(session, request, groups)
-    keep_reply(session.config.folder, request, reply, deltas)
+    model = network_from(groups, request.network)
+    session.egress.check_update(request, groups, session.counts(request.grid))
+    with spend_before_training(session, request, event) as ledger:
+        reply, deltas = _train(session, request, groups, model, ledger)
+        keep_reply(session.config.folder, request, reply, deltas)
     return reply, deltas
 
 
@@ -63,10 +81,13 @@ def network_from(groups: Groups, config: NetworkConfig) -> Network:
 
 
 def _train(
-    session: SiteSession, request: TrainRequest, groups: Groups
+    session: SiteSession,
+    request: TrainRequest,
+    groups: Groups,
+    model: Network,
+    ledger: LedgerHead | None,
 ) -> tuple[TrainReply, Deltas]:
     config = session.config
-    model = network_from(groups, request.network)
     set_recompute(model, config.recompute)
     settings = request.training
     if config.threads is not None:
@@ -99,4 +120,5 @@ def _train(
         session.counts(request.grid),
         shapes=shapes_of(after),
         duration_s=summary.seconds,
+        ledger=ledger,
     )

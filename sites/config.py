@@ -66,6 +66,9 @@ class PolicyConfig(FrozenModel):
         review: a diagnostic release leaves only after somebody at the site has seen these very
             numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
+        epsilon_max: privacy that training with noise may spend, over all runs together.
+        delta: probability with which epsilon may not hold: less than 1 / number of patients.
+            Fixed with the first training; see ``client.ledger``.
     """
 
     min_patients: int = Field(default=10, ge=1)
@@ -76,6 +79,8 @@ class PolicyConfig(FrozenModel):
     min_cell: int = Field(default=5, ge=1)
     review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
+    epsilon_max: float = Field(default=8.0, gt=0.0, allow_inf_nan=False)
+    delta: float = Field(default=1e-3, gt=0.0, lt=1.0)
 
 
 class SplitConfig(FrozenModel):
@@ -143,6 +148,8 @@ class SiteConfig(FrozenModel):
         manifest: CSV or TSV table of the scans.
         folder: where outputs go: ``releases.jsonl``, ``synthetic/``, local reports.
         cache: preprocessed scans; may be deleted at any time.
+        ledger_copy: second file of the privacy ledger, by which a restored backup is noticed;
+            better on another disk than ``folder``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
         recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
@@ -155,6 +162,9 @@ class SiteConfig(FrozenModel):
     manifest: SitePath
     folder: SitePath
     cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
+    ledger_copy: SitePath = Field(
+        default_factory=lambda fields: fields["folder"] / "ledger-copy.jsonl"
+    )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
     recompute: Recompute = "norms"

@@ -7,7 +7,7 @@ down to multiples of 5, so that two releases cannot be subtracted to find one pa
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,21 @@ class TrainingCounts:
         return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
 
 
+@dataclass(frozen=True)
+class LedgerHead:
+    """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
+
+    Attributes:
+        count: entries.
+        hash: of the last one.
+        epsilon: spent by all of them.
+    """
+
+    count: int
+    hash: str
+    epsilon: float
+
+
 def coarsen(count: int, step: int = COARSE_STEP) -> int:
     """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
     return 0 if count == 0 else max(1, count - count % step)
@@ -106,6 +121,20 @@ class Egress:
         self._record(message, {"run": run})
         return message
 
+    def check_update(
+        self, request: TrainRequest, groups: Iterable[str], counts: TrainingCounts
+    ) -> tuple[str, ...]:
+        """The groups whose change may leave; asked before training, and again after it.
+
+        Raises:
+            PolicyError: updates are not allowed, or no group may leave.
+        """
+        self._allow("update", counts.patients)
+        sent = tuple(g for g in groups if not self._is_held(g, request, counts))
+        if not sent:
+            raise PolicyError("the policy holds every group back: too few patients or sites")
+        return sent
+
     def update(
         self,
         request: TrainRequest,
@@ -114,17 +143,23 @@ class Egress:
         *,
         shapes: Shapes,
         duration_s: float,
+        ledger: LedgerHead | None = None,
     ) -> tuple[TrainReply, Deltas]:
         """The update that may leave: groups the policy holds back are taken out.
+
+        Args:
+            request: what it answers.
+            deltas: the change of each group.
+            counts: of the scans behind it.
+            shapes: of the network's tensors.
+            duration_s: of the training.
+            ledger: after this training was paid for; None where no privacy is spent.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
-        self._allow("update", counts.patients)
-        sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
-        if not sent:
-            raise PolicyError("the policy holds every group back: too few patients or sites")
+        sent = {g: deltas[g] for g in self.check_update(request, deltas, counts)}
         check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
         self._check_norm(update_norm(sent))
         reply = TrainReply(
@@ -134,6 +169,9 @@ class Egress:
             weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(deltas) - set(sent))),
             duration_s=round(duration_s),
+            epsilon=ledger and ledger.epsilon,
+            ledger_count=ledger and ledger.count,
+            ledger_hash=ledger and ledger.hash,
         )
         self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent

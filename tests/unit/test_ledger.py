@@ -5,7 +5,6 @@ can be worked out by hand.
 """
 
 import json
-import os
 import sqlite3
 import stat
 import threading
@@ -40,6 +39,10 @@ def spend(ledger, number, steps=10, **changes):
     return ledger.reserve(event(steps), **purpose)
 
 
+def answer(ledger, number, **changes):
+    ledger.answered(**{"run": "run-1", "round_number": number, "base_hash": BASE, **changes})
+
+
 def connected(folder):
     return sqlite3.connect(folder / LEDGER, isolation_level=None)
 
@@ -64,7 +67,8 @@ def test_new_ledger_has_spent_nothing_and_is_its_owners_alone(tmp_path):
 def test_reserving_is_spending_and_counts_over_runs(tmp_path):
     ledger = opened(tmp_path)
     assert spend(ledger, 1).epsilon == 10.0
-    ledger.answered(spend(ledger, 2, steps=5))
+    spend(ledger, 2, steps=5)
+    answer(ledger, 2)
     assert spend(opened(tmp_path), 1, run="run-2", steps=7).epsilon == 22.0
     assert opened(tmp_path).epsilon() == 22.0
     assert [row["kind"] for row in rows(tmp_path)] == ["opened", "spent", "spent", "spent"]
@@ -118,7 +122,9 @@ def test_repeat_spends_again_only_once_an_answer_has_left(tmp_path):
     again = spend(opened(tmp_path), 1)  # killed while training: nothing had left
     assert (first.is_new, again.is_new) == (True, False)
     assert (again.number, again.epsilon) == (first.number, 10.0)
-    ledger.answered(again)
+    answer(ledger, 2)
+    assert not spend(ledger, 1).is_new
+    answer(ledger, 1)
     assert spend(ledger, 1).epsilon == 20.0  # the kept reply is lost: another release
 
 
@@ -134,7 +140,8 @@ def test_only_the_very_same_request_is_served_by_an_earlier_reservation(tmp_path
 
 def test_nothing_can_be_changed_or_removed(tmp_path):
     ledger = opened(tmp_path)
-    ledger.answered(spend(ledger, 1))
+    spend(ledger, 1)
+    answer(ledger, 1)
     connection = connected(tmp_path)
     for statement in (
         "UPDATE entries SET entry = '{}'",
@@ -199,9 +206,11 @@ def test_what_was_spent_elsewhere_is_recorded_even_beyond_the_budget(tmp_path):
 
 def test_restored_older_ledger_is_noticed_and_recovered(tmp_path):
     ledger = opened(tmp_path)
-    ledger.answered(spend(ledger, 1))
+    spend(ledger, 1)
+    answer(ledger, 1)
     backup = (tmp_path / LEDGER).read_bytes()
-    ledger.answered(spend(ledger, 2))
+    spend(ledger, 2)
+    answer(ledger, 2)
     before = ledger.head()
     (tmp_path / LEDGER).write_bytes(backup)
     for call in (ledger.epsilon, lambda: spend(ledger, 3), lambda: opened(tmp_path)):
@@ -316,4 +325,4 @@ def test_processes_that_race_never_overshoot(tmp_path):
     assert sorted(granted) == [10.0 * n for n in range(1, 10)]
     assert refused == [PolicyError] * 12
     assert opened(tmp_path, epsilon_max=95.0).head().count == 10
-    assert os.stat(tmp_path / COPY).st_size > 0
+    assert verify(tmp_path / COPY) == rows(tmp_path)
