@@ -73,7 +73,9 @@ class LedgerStore:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return []
         with _explained(self.path), self._connected() as connection:
-            lines = _lines(connection)
+            # Without a table: the process that made the file was killed.
+            has_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'")
+            lines = _lines(connection) if has_table.fetchone() else []
         return checked_chain(lines, str(self.path))
 
     def append(self, *entries: Entry) -> bool:

@@ -503,9 +503,13 @@ def test_what_leaves_a_training_site_with_the_deployments_policy(site):
     text = leaving(site)
     assert text[0].endswith("20 in all (T1WI 20, ASL 1)")
     assert text[1].startswith("each round: the change of encoder.T1WI, decoder; each only where 3")
+    assert text[1].endswith("none of them has more than 80 % of its scans")
     assert text[2] == "kept back: encoder.ASL (3 patients); policy.min_patients is 10"
-    assert text[3].endswith("over the validation scans, and their number as 10")
-    assert text[4].endswith("test patients: 7 patients, policy.min_patients is 10")
+    assert "at most 8 over all runs, delta 0.001" in text[3]
+    assert text[4].endswith(
+        "of psnr_db, ssim_percent, mae over the validation scans, and their number as 10"
+    )
+    assert text[5].endswith("test patients: 7 patients, policy.min_patients is 10")
     assert text[-1].startswith("never: images")
 
 
@@ -514,6 +518,10 @@ def test_what_leaves_changes_with_the_policy(site):
     assert "contribute nothing" in leaving(site, min_patients=13)[1]
     assert 'does not name "update"' in leaving(site, releases=("metrics",))[1]
     assert "encoder.ASL" in leaving(site, min_patients=3)[1]
+    assert leaving(site, count_step=7)[0].endswith("multiples of 7: 21 in all (T1WI 21, ASL 1)")
+    assert "of mae over the validation scans" in leaving(site, metrics=("mae",))[4]
+    assert "policy.metrics names none" in leaving(site, metrics=())[4]
+    assert "too large: not less than 1 / 12 patients" in leaving(site, delta=0.1)[3]
 
 
 def test_what_leaves_an_evaluating_site(site):
