@@ -19,7 +19,7 @@ from sites.hash_chain import Entry
 
 from .accounting import PrivacyEvent
 from .ledger import Places, PrivacyLedger
-from .ledger_entries import RECORDED, SPENT, Limits, events_of, head_of, limits_of
+from .ledger_entries import ANSWERED, RECORDED, SPENT, Limits, events_of, head_of, limits_of
 from .timed_accounting import epsilon_in_time
 
 NONE_YET = "no privacy has been spent: this site has no ledger yet"
@@ -257,11 +257,11 @@ def verification(config: SiteConfig) -> list[str]:
         )
     back = [str(b["number"]) for a, b in pairwise(entries) if b["time"] < a["time"]]
     return [
-        f"{places.ledger}: {head.count} entries, chain whole",
+        f"{places.ledger}: {len(entries)} entries, chain whole",
         f"{places.copy}: in step",
         f"epsilon {up(head.epsilon)}, computed again from all entries: {up(recomputed)}",
         *([f"the clock had been set back at entry {', '.join(back)}"] if back else []),
-        f"last hash {head.hash}",
+        f"the coordinator knows: count {head.count}, last hash {head.hash}",
     ]
 
 
@@ -285,7 +285,7 @@ def ledger_parts(config: SiteConfig, *, table: bool) -> Iterator[RenderableType]
         return
     entries = ledger.entries()
     head, limits = head_of(entries), limits_of(entries)
-    rows = [_row(entry) for entry in entries]
+    rows = [_row(entry) for entry in entries if entry["kind"] != ANSWERED]
     if table:
         yield _table(rows)
     else:
@@ -293,7 +293,7 @@ def ledger_parts(config: SiteConfig, *, table: bool) -> Iterator[RenderableType]
     limit = min(limits.epsilon_max, config.policy.epsilon_max)
     yield Text(
         f"epsilon {up(head.epsilon)} of {limit:g} spent (delta {limits.delta:g}) over all runs; "
-        f"{head.count} entries, last hash {head.hash[:12]}"
+        f"count {head.count}, last hash {head.hash[:12]}"
     )
 
 

@@ -74,7 +74,7 @@ class LedgerHead:
     """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
 
     Attributes:
-        count: entries.
+        count: entries, without those that only note an answer.
         hash: of the last one.
         epsilon: spent by all of them.
     """

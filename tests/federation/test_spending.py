@@ -173,9 +173,10 @@ POINTS = {
     "between-log-and-kept-reply": Point("client.training:keep_reply"),
     "while-reply-is-kept": Point("pathlib:Path.replace", _is_kept),
     "after-reply-is-kept": Point("client.training:keep_reply", when="after"),
-    "before-it-is-marked": Point("client.ledger_store:LedgerStore.mark_answered"),
-    "while-it-is-marked": Point(COMMIT, count=2),
-    "after-it-is-marked": Point("client.ledger_store:LedgerStore.mark_answered", when="after"),
+    "before-the-answer-is-noted": Point("client.ledger:PrivacyLedger.answered"),
+    "while-the-answer-is-noted": Point(COMMIT, count=2),
+    "half-a-line-of-the-note": Point(LINE, count=2, when="torn"),
+    "after-the-answer-is-noted": Point("client.ledger:PrivacyLedger.answered", when="after"),
 }
 UNPAID = ("before-insert", "between-insert-and-commit")
 
@@ -206,11 +207,12 @@ def test_killed_anywhere_it_is_paid_before_training_and_only_once(site_file, tmp
         reply, _ = answer(site_file, asked)
         assert (reply.epsilon, reply.ledger_count) == (2.0 * number, number + 1), name
     assert ledger(site_file).epsilon() == 2.0 * len(POINTS)
-    assert len(verify(tmp_path / COPY)) == 1 + len(POINTS)
+    assert len(verify(tmp_path / COPY)) == 1 + 2 * len(POINTS)
 
 
-@pytest.mark.parametrize("name", ["after-reply-is-kept", "before-it-is-marked"])
+@pytest.mark.parametrize("name", ["after-reply-is-kept", "while-the-answer-is-noted"])
 def test_reply_that_was_kept_uses_the_reservation_up_when_it_leaves(site_file, tmp_path, name):
+    ledger(site_file)
     assert killed(POINTS[name], site_file, request(), tmp_path / "marker")
     answer(site_file, request())  # from what was kept; it leaves now
     (tmp_path / FILE).unlink()

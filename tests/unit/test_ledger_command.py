@@ -57,7 +57,7 @@ def test_without_a_terminal_each_entry_is_a_line(run, spent):
     opened, round_1, total = out.splitlines()
     assert "opened: epsilon_max 8" in opened
     assert round_1.split("  ")[2:] == ["glioma-cbv round 1", "1.5", "0.125", "3", "3.00"]
-    assert total.startswith("epsilon 3.00 of 8 spent (delta 0.001) over all runs; 2 entries")
+    assert total.startswith("epsilon 3.00 of 8 spent (delta 0.001) over all runs; count 2")
 
 
 def test_with_a_terminal_it_is_a_table(run, spent, monkeypatch):
@@ -102,7 +102,7 @@ def test_ledger_that_was_changed_is_4_and_one_that_was_restored_is_7(run, spent,
     assert code == 7
     assert "--recover" in error
     connection = sqlite3.connect(tmp_path / LEDGER, isolation_level=None)
-    connection.execute("DROP TRIGGER entries_no_update")
+    connection.execute("DROP TRIGGER no_update")
     connection.execute("UPDATE entries SET entry = replace(entry, '\"steps\": 3', '\"steps\": 1')")
     connection.close()
     code, _, error = run("--verify")
