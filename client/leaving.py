@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from iedn.parameters import groups_for
 from sites.config import PolicyConfig, ReleaseKind, SiteConfig
 from sites.egress import TrainingCounts, coarsen
+from sites.privacy import PrivacyConfig
 
 NEVER = (
     "never: images, maps, values of a scan, identifiers of patients or scans, paths, host names, "
@@ -27,6 +28,7 @@ def what_leaves(config: SiteConfig, parts: Parts) -> list[str]:
     """
     if config.role == "train":
         lines = [_declared(parts["train"]), *_update(config.policy, parts["train"])]
+        lines.append(_noise(config.privacy))
         lines += [_metrics(config.policy, parts, name) for name in ("validation", "test")]
     else:
         lines = ["on joining: role, package version, and which modalities there are (no numbers)"]
@@ -57,6 +59,16 @@ def _update(policy: PolicyConfig, counts: TrainingCounts) -> list[str]:
         numbers = ", ".join(f"{g} ({counts.patients_behind(g)} patients)" for g in few)
         lines.append(f"kept back: {numbers}; policy.min_patients is {policy.min_patients}")
     return lines
+
+
+def _noise(privacy: PrivacyConfig) -> str:
+    promise = f"noise in updates ({privacy.tier}): {privacy.promise}"
+    if not privacy.is_on:
+        return promise
+    return (
+        f"{promise}; epsilon {privacy.budget:g} over all runs, delta {privacy.delta:g}, "
+        f"trained and sent: {privacy.trained_part}. Counts, image quality and time are not covered"
+    )
 
 
 def _metrics(policy: PolicyConfig, parts: Parts, name: str) -> str:

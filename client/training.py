@@ -15,8 +15,9 @@ from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Groups
 from iedn.seeding import derive_seed
-from iedn.training import train
-from sites.egress import Deltas
+from iedn.training import TrainingSummary, train
+from sites.egress import Deltas, PrivateWork
+from sites.privacy import check_demand
 
 from .kept_reply import keep_reply, kept_reply
 from .session import SiteSession
@@ -68,20 +69,7 @@ def _train(
     config = session.config
     model = network_from(groups, request.network)
     set_recompute(model, config.recompute)
-    settings = request.training
-    if config.threads is not None:
-        settings = settings.model_copy(update={"threads": config.threads})
-    task = f"{config.name}: training steps of round {request.round}"
-    summary = train(
-        model,
-        session.cohort(request.grid).train,
-        settings,
-        seed=derive_seed(
-            request.seed, round_number=request.round, site=config.name, purpose="training"
-        ),
-        device=torch.device(config.device),
-        progress=lambda step, _: progress.report(task, step, settings.local_steps),
-    )
+    summary, private = _trained(session, request, model)
     _log.info(
         "%s: round %d: mean loss %.4f in %.1f s",
         config.name,
@@ -99,4 +87,29 @@ def _train(
         session.counts(request.grid),
         shapes=shapes_of(after),
         duration_s=summary.seconds,
+        private=private,
     )
+
+
+def _trained(
+    session: SiteSession, request: TrainRequest, model: Network
+) -> tuple[TrainingSummary, PrivateWork | None]:
+    """Train in place, with noise if the site's policy says so."""
+    config, settings = session.config, request.training
+    if config.threads is not None:
+        settings = settings.model_copy(update={"threads": config.threads})
+    task = f"{config.name}: training steps of round {request.round}"
+
+    def report(step: int, _: float) -> None:
+        progress.report(task, step, settings.local_steps)
+
+    if config.privacy.is_on:
+        from .private_training import train_with_noise
+
+        return train_with_noise(session, request, model, settings, report)
+    check_demand(config.privacy, request.privacy)
+    seed = derive_seed(
+        request.seed, round_number=request.round, site=config.name, purpose="training"
+    )
+    device, scans = torch.device(config.device), session.cohort(request.grid).train
+    return train(model, scans, settings, seed=seed, device=device, progress=report), None

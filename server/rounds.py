@@ -112,6 +112,7 @@ class _Intake:
             training=config.training,
             seed=config.seed,
             group_sites={g: self.owners[g] for g in groups if g in self.owners},
+            privacy=config.privacy,
         )
 
     def build(self, site: str) -> RecordDict:

@@ -21,6 +21,8 @@ from iedn.config import FrozenModel, Recompute
 from iedn.errors import ConfigError
 from iedn.toml import config_error_from, load_toml
 
+from .privacy import PrivacyConfig
+
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
 RegistrationMode = Literal["auto", "off"]
@@ -160,6 +162,7 @@ class SiteConfig(FrozenModel):
     recompute: Recompute = "norms"
     workers: int = Field(default_factory=default_workers, ge=1, le=64)
     policy: PolicyConfig = PolicyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     coordinator: CoordinatorConfig | None = None

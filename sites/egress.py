@@ -7,7 +7,7 @@ down to multiples of 5, so that two releases cannot be subtracted to find one pa
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,19 @@ class TrainingCounts:
         return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
 
 
+@dataclass(frozen=True)
+class PrivateWork:
+    """What an update that was trained with noise says of it.
+
+    Attributes:
+        epsilon: spent by the site so far, this update included.
+        frozen: groups that were not trained; they are named like held ones.
+    """
+
+    epsilon: float
+    frozen: frozenset[str] = frozenset()
+
+
 def coarsen(count: int, step: int = COARSE_STEP) -> int:
     """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
     return 0 if count == 0 else max(1, count - count % step)
@@ -114,6 +127,7 @@ class Egress:
         *,
         shapes: Shapes,
         duration_s: float,
+        private: PrivateWork | None = None,
     ) -> tuple[TrainReply, Deltas]:
         """The update that may leave: groups the policy holds back are taken out.
 
@@ -122,7 +136,9 @@ class Egress:
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
         self._allow("update", counts.patients)
-        sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
+        sent = {g: deltas[g] for g in self.groups_to_send(request, counts, deltas)}
+        if private is not None:
+            sent = {g: t for g, t in sent.items() if g not in private.frozen}
         if not sent:
             raise PolicyError("the policy holds every group back: too few patients or sites")
         check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
@@ -134,9 +150,16 @@ class Egress:
             weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(deltas) - set(sent))),
             duration_s=round(duration_s),
+            epsilon=None if private is None else private.epsilon,
         )
         self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent
+
+    def groups_to_send(
+        self, request: TrainRequest, counts: TrainingCounts, groups: Iterable[str]
+    ) -> list[str]:
+        """Those of ``groups`` that the policy does not hold back."""
+        return [g for g in groups if not self._is_held(g, request, counts)]
 
     def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
         """Log that an update which left before leaves again, unchanged."""

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig
+from ..config import FrozenModel, GridConfig, NetworkConfig, PrivacyDemand, TrainingConfig
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
@@ -91,12 +91,14 @@ class TrainRequest(RoundRequest):
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        privacy: the least privacy that the run asks of a site.
     """
 
     kind: ClassVar[str] = "train-request"
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    privacy: PrivacyDemand = PrivacyDemand()
 
 
 class TrainReply(ProtocolMessage):
