@@ -145,6 +145,9 @@ class SiteConfig(FrozenModel):
         manifest: CSV or TSV table of the scans.
         folder: where outputs go: ``releases.jsonl``, ``synthetic/``, local reports.
         cache: preprocessed scans; may be deleted at any time.
+        ledger_copy: second file of the privacy ledger, by which a restored backup is noticed;
+            better on another disk than ``folder``.
+        privacy: noise in training, and its budget.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
         recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
@@ -157,6 +160,9 @@ class SiteConfig(FrozenModel):
     manifest: SitePath
     folder: SitePath
     cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
+    ledger_copy: SitePath = Field(
+        default_factory=lambda fields: fields["folder"] / "ledger-copy.jsonl"
+    )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
     recompute: Recompute = "norms"

@@ -71,16 +71,18 @@ class TrainingCounts:
 
 
 @dataclass(frozen=True)
-class PrivateWork:
-    """What an update that was trained with noise says of it.
+class LedgerHead:
+    """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
 
     Attributes:
-        epsilon: spent by the site so far, this update included.
-        frozen: groups that were not trained; they are named like held ones.
+        count: entries.
+        hash: of the last one.
+        epsilon: spent by all of them.
     """
 
+    count: int
+    hash: str
     epsilon: float
-    frozen: frozenset[str] = frozenset()
 
 
 def coarsen(count: int, step: int = COARSE_STEP) -> int:
@@ -119,6 +121,20 @@ class Egress:
         self._record(message, {"run": run})
         return message
 
+    def check_update(
+        self, request: TrainRequest, groups: Iterable[str], counts: TrainingCounts
+    ) -> tuple[str, ...]:
+        """The groups whose change may leave; asked before training, and again after it.
+
+        Raises:
+            PolicyError: updates are not allowed, or no group may leave.
+        """
+        self._allow("update", counts.patients)
+        sent = tuple(g for g in groups if not self._is_held(g, request, counts))
+        if not sent:
+            raise PolicyError("the policy holds every group back: too few patients or sites")
+        return sent
+
     def update(
         self,
         request: TrainRequest,
@@ -127,20 +143,23 @@ class Egress:
         *,
         shapes: Shapes,
         duration_s: float,
-        private: PrivateWork | None = None,
+        ledger: LedgerHead | None = None,
     ) -> tuple[TrainReply, Deltas]:
         """The update that may leave: groups the policy holds back are taken out.
+
+        Args:
+            request: what it answers.
+            deltas: the change of each group that was trained.
+            counts: of the scans behind it.
+            shapes: of the tensors of all groups that came; those not sent are named as held.
+            duration_s: of the training.
+            ledger: after this training was paid for; None where no privacy is spent.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
-        self._allow("update", counts.patients)
-        sent = {g: deltas[g] for g in self.groups_to_send(request, counts, deltas)}
-        if private is not None:
-            sent = {g: t for g, t in sent.items() if g not in private.frozen}
-        if not sent:
-            raise PolicyError("the policy holds every group back: too few patients or sites")
+        sent = {g: deltas[g] for g in self.check_update(request, deltas, counts)}
         check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
         self._check_norm(update_norm(sent))
         reply = TrainReply(
@@ -148,18 +167,14 @@ class Egress:
             round=request.round,
             base_hash=request.base_hash,
             weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
-            held_groups=tuple(sorted(set(deltas) - set(sent))),
+            held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
-            epsilon=None if private is None else private.epsilon,
+            epsilon=ledger and ledger.epsilon,
+            ledger_count=ledger and ledger.count,
+            ledger_hash=ledger and ledger.hash,
         )
         self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent
-
-    def groups_to_send(
-        self, request: TrainRequest, counts: TrainingCounts, groups: Iterable[str]
-    ) -> list[str]:
-        """Those of ``groups`` that the policy does not hold back."""
-        return [g for g in groups if not self._is_held(g, request, counts)]
 
     def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
         """Log that an update which left before leaves again, unchanged."""

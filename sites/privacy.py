@@ -57,7 +57,8 @@ class PrivacyConfig(FrozenModel):
     Attributes:
         tier: ``off``; ``reconstruction-guard``, whose epsilon is large; ``formal``, at most 10.
         epsilon: budget of this site over all runs, for ever; 200 or 8 by tier.
-        delta: of the budget; smaller than 1 / number of training patients.
+        delta: of the budget; smaller than 1 / number of training patients. Fixed with the first
+            training; see ``client.ledger``.
         clip: C, the largest norm of one patient's gradient.
         noise_multiplier: sigma; absent: the least with which ``planned_rounds`` rounds of the
             coordinator's steps stay within ``epsilon``.

@@ -109,6 +109,9 @@ class TrainReply(ProtocolMessage):
         held_groups: groups the site's policy kept back.
         duration_s: seconds the training took, rounded to whole seconds.
         epsilon: privacy spent so far as the site reports it; None where DP is off.
+        ledger_count: entries of the site's privacy ledger, and
+        ledger_hash: hash of the last one. The coordinator remembers them: a site whose ledger was
+            restored from a backup has forgotten what it spent.
     """
 
     kind: ClassVar[str] = "train-reply"
@@ -119,6 +122,15 @@ class TrainReply(ProtocolMessage):
     held_groups: tuple[GroupName, ...] = ()
     duration_s: int = Field(ge=0)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    ledger_count: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    ledger_hash: Digest | None = None
+
+    @model_validator(mode="after")
+    def _whole_head(self) -> "TrainReply":
+        if (self.ledger_count is None) != (self.ledger_hash is None):
+            msg = "ledger_count and ledger_hash come together"
+            raise ValueError(msg)
+        return self
 
 
 class EvaluateRequest(RoundRequest):
