@@ -92,6 +92,12 @@ def bad():
 
 
 @pytest.fixture(scope="session")
+def planted():
+    """The mistakes in private training that tests plant, to see them found."""
+    return _module(ROOT / "tests" / "unit" / "test_canaries.py")
+
+
+@pytest.fixture(scope="session")
 def mutations():
     """The script that damages files and manifests at random."""
     return _module(ROOT / "benchmarks" / "mutations.py")

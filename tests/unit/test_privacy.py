@@ -278,25 +278,6 @@ def test_scans_are_grouped_by_patient_in_order():
 # --- planted bugs -------------------------------------------------------------------------------
 
 
-def without_clipping(patch):
-    def keep(self):
-        for p in self.params:
-            total = p.grad_sample.sum(dim=0)
-            p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
-
-    patch.setattr(private.DPOptimizer, "clip_and_accumulate", keep)
-
-
-def scan_by_scan(optimizer, patients, scan_loss, made, entropy):
-    for _ in range(made.steps):
-        for number in entropy.draw(len(patients), made.sample_rate):
-            for one in patients[number]:
-                patient_gradient([one], scan_loss, entropy, number)
-                optimizer.add()
-        optimizer.step()
-        yield 0.0
-
-
 def worst_contribution(entropy, steps=private_steps):
     """Norm of what patient 4, with five scans that agree, adds to a step, in units of C."""
     weight = nn.Parameter(torch.zeros(8))
@@ -307,15 +288,15 @@ def worst_contribution(entropy, steps=private_steps):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_planted_no_clipping_is_seen(seeded_entropy, monkeypatch, seed):
+def test_planted_no_clipping_is_seen(seeded_entropy, planted, monkeypatch, seed):
     assert worst_contribution(seeded_entropy(seed)) <= 1 + 1e-4
-    without_clipping(monkeypatch)
+    planted.plant_no_clipping(monkeypatch, None)
     assert worst_contribution(seeded_entropy(seed)) > 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_planted_clipping_of_scans_is_seen(seeded_entropy, seed):
-    assert worst_contribution(seeded_entropy(seed), scan_by_scan) > 4
+def test_planted_clipping_of_scans_is_seen(seeded_entropy, planted, seed):
+    assert worst_contribution(seeded_entropy(seed), planted.scan_by_scan) > 4
 
 
 # --- accounting ---------------------------------------------------------------------------------
