@@ -4,6 +4,7 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from iedn.protocol.records import parse, parse_groups, to_record
 from .aggregation import Float32Groups, StreamingSum, Update, apply_step
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
-from .gate import Expectation, admit, declared_weight
+from .gate import Expectation, SeenLedger, admit, declared_weight
 from .optimizers import Moments, server_step
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class RoundState:
         model_hash: its hash.
         moments: server-optimiser state.
         accepted_norms: norms of the updates of each committed round.
+        ledgers: where the privacy ledger of each site stood at its last update.
     """
 
     number: int
@@ -49,6 +51,13 @@ class RoundState:
     model_hash: str
     moments: Moments
     accepted_norms: list[list[float]]
+    ledgers: Mapping[str, SeenLedger] = field(default_factory=dict)
+
+
+def seen_ledgers(roster: Roster) -> dict[str, SeenLedger]:
+    """Where the privacy ledgers of the sites in a round's roster stood."""
+    told = {site: entry for site, entry in roster.items() if entry.get("ledger_count")}
+    return {s: SeenLedger(e["ledger_count"], e["ledger_hash"]) for s, e in told.items()}
 
 
 def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, Facts]:
@@ -140,6 +149,7 @@ class _Intake:
             capabilities,
             {g: self.shapes[g] for g in groups if g in self.shapes},
             self.norm_bound,
+            self.state.ledgers.get(site),
         )
         norm = admit(reply, deltas, expected)
         update = Update(deltas, reply.weights, declared_weight(capabilities, SHARED_GROUP))
@@ -155,6 +165,8 @@ class _Intake:
             "held": sorted(reply.held_groups),
             "duration_s": reply.duration_s,
             "epsilon": reply.epsilon,
+            "ledger_count": reply.ledger_count,
+            "ledger_hash": reply.ledger_hash,
             "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
         }
 
@@ -169,6 +181,7 @@ class _Intake:
             state_hash(flatten(model)),
             moments,
             [*self.state.accepted_norms, norms],
+            {**self.state.ledgers, **seen_ledgers(self.roster)},
         )
         return state, {
             "base_hash": self.state.model_hash,

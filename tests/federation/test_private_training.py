@@ -86,15 +86,6 @@ def test_federation_with_noise_comes_to_its_end_and_pays(federation):
     assert replies[-1]["epsilon"] == pytest.approx(expected)
 
 
-def test_site_whose_budget_is_spent_trains_no_more_and_the_run_goes_on(federation):
-    one = epsilon_of([PrivacyEvent(2.0, 0.5, 2)], 0.01)
-    _, events = federation({"site-a": FORMAL | {"epsilon": one * 1.05}, "site-b": {}})
-    first, second = (e["roster"] for e in events if e["event"] == "commit" and e["round"])
-    assert first["site-a"]["status"] == "accepted"
-    assert (second["site-a"]["status"], second["site-a"]["code"]) == ("failed", "policy")
-    assert second["site-b"]["status"] == "accepted"
-
-
 # --- one request --------------------------------------------------------------------------------
 
 
