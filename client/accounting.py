@@ -24,7 +24,7 @@ _FINEST_MESH = 0.01
 _WIDEST_PRV = 60.0
 """Above this epsilon the grid of privacy losses would take gigabytes; the other bound is used."""
 
-_PRECISION = 0.001
+_NOISE_STEP = 0.005
 _LARGEST_NOISE = 1e4
 
 
@@ -74,24 +74,27 @@ def renyi_epsilon_of(events: Sequence[PrivacyEvent], delta: float) -> float:
 
 
 def noise_multiplier_for(epsilon: float, delta: float, *, sample_rate: float, steps: int) -> float:
-    """The smallest noise multiplier, rounded up to 0.001, that ``steps`` steps need for epsilon.
+    """The smallest noise multiplier, in steps of 0.005, with which ``steps`` steps cost epsilon.
 
     Raises:
         ValueError: no noise below 10000 is enough.
     """
 
-    def cost(noise: float) -> float:
-        return epsilon_of([PrivacyEvent(noise, sample_rate, steps)], delta)
+    def fits(number: int) -> bool:
+        event = PrivacyEvent(number * _NOISE_STEP, sample_rate, steps)
+        if renyi_epsilon_of([event], delta) <= epsilon:  # the cheaper of the two
+            return True
+        return epsilon_of([event], delta) <= epsilon
 
-    low, high = 0.0, 1.0
-    while cost(high) > epsilon:
+    low, high = 0, int(1 / _NOISE_STEP)
+    while not fits(high):
         low, high = high, 2 * high
-        if high > _LARGEST_NOISE:
+        if high * _NOISE_STEP > _LARGEST_NOISE:
             raise ValueError(f"no noise gives epsilon {epsilon} in {steps} steps")
-    while high - low > _PRECISION / 2:
-        middle = (low + high) / 2
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
-    return math.ceil(high / _PRECISION) * _PRECISION
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high * _NOISE_STEP
 
 
 def _merged(events: Sequence[PrivacyEvent]) -> list[tuple[float, float, int]]:

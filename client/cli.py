@@ -289,6 +289,27 @@ def evaluate(
 
 
 @app.command()
+def audit(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Try membership inference on this model file.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a round, to plan the noise.")] = 16,
+    canaries: Annotated[int, typer.Option(min=20, help="Made-up patients.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Try to refute what this site claims about its noise. The result stays here.
+
+    Made-up patients go through the real optimiser, and somebody who sees the outcome guesses who
+    was in. With --model, the same is tried with the losses of the site's own patients.
+    """
+    from .audit_command import audit_site
+
+    config: SiteConfig = context.obj.config
+    print(audit_site(config, model, steps=steps, canaries=canaries, as_json=as_json))
+
+
+@app.command()
 def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
     from sites.release_log import verify

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from iedn.parameters import groups_for
 from sites.config import PolicyConfig, ReleaseKind, SiteConfig
 from sites.egress import TrainingCounts, coarsen
+from sites.privacy import PrivacyConfig
 
 NEVER = (
     "never: images, maps, values of a scan, identifiers of patients or scans, paths, host names, "
@@ -27,7 +28,8 @@ def what_leaves(config: SiteConfig, parts: Parts) -> list[str]:
     """
     if config.role == "train":
         lines = [_declared(config.policy, parts["train"])]
-        lines += [*_update(config.policy, parts["train"]), _privacy(config.policy, parts["train"])]
+        lines += _update(config.policy, parts["train"])
+        lines.append(_noise(config.privacy, parts["train"]))
         lines += [_metrics(config.policy, parts, name) for name in ("validation", "test")]
     else:
         lines = ["on joining: role, package version, and which modalities there are (no numbers)"]
@@ -64,15 +66,17 @@ def _update(policy: PolicyConfig, counts: TrainingCounts) -> list[str]:
     return lines
 
 
-def _privacy(policy: PolicyConfig, counts: TrainingCounts) -> str:
-    line = (
-        f"where training adds noise, with each update: epsilon spent so far (at most "
-        f"{policy.epsilon_max:g} over all runs, delta {policy.delta:g}; `ledger` shows it), "
-        "entries of the privacy ledger and the last one's hash"
+def _noise(privacy: PrivacyConfig, counts: TrainingCounts) -> str:
+    promise = f"noise in updates ({privacy.tier}): {privacy.promise}"
+    if not privacy.is_on:
+        return promise
+    too_large = f" (TOO LARGE: not less than 1 / {counts.patients} patients)"
+    return (
+        f"{promise}; epsilon {privacy.budget:g} over all runs, delta {privacy.delta:g}"
+        f"{too_large if counts.patients * privacy.delta >= 1 else ''}, "
+        f"trained and sent: {privacy.trained_part}. Counts, image quality and time are not covered. "
+        "Each update says how much epsilon is spent, how many entries the ledger has, and its hash"
     )
-    if counts.patients * policy.delta < 1:
-        return line
-    return f"{line}. policy.delta is too large: not less than 1 / {counts.patients} patients"
 
 
 def _metrics(policy: PolicyConfig, parts: Parts, name: str) -> str:

@@ -274,7 +274,7 @@ class PrivacyLedger:
         epsilon = self._cost(entries, event)
         if not epsilon <= min(self._epsilon_max, limits_of(entries).epsilon_max):
             raise PolicyError(
-                "the privacy budget (epsilon_max) does not allow another round; "
+                "the privacy budget does not allow another round; "
                 "`iedn-client --site NAME ledger` shows what it was spent on"
             )
         return {"epsilon": epsilon}
@@ -300,12 +300,10 @@ def _check_reason(reason: str) -> None:
 
 def _check_limits(opened: Limits, wanted: Limits, path: Path) -> None:
     if wanted.delta != opened.delta:
-        problem = (
-            f"delta is {wanted.delta:g} in site.toml; this ledger was opened with {opened.delta:g}"
-        )
+        problem = f"privacy.delta is {wanted.delta:g} in site.toml; this ledger was opened with {opened.delta:g}"
         raise ConfigError(problem, where=str(path), allowed=f"{opened.delta:g}, for ever")
     if wanted.epsilon_max > opened.epsilon_max:
-        problem = f"epsilon_max is {wanted.epsilon_max:g} in site.toml; this ledger allows less"
+        problem = f"privacy.epsilon is {wanted.epsilon_max:g} in site.toml; this ledger allows less"
         allowed = (
             f"at most {opened.epsilon_max:g}; to allow more, run "
             "`iedn-client --site NAME ledger --raise-to EPSILON --reason TEXT`"

@@ -16,6 +16,7 @@ from rich.text import Text
 from iedn.errors import ConfigError, LedgerError
 from sites.config import SiteConfig
 from sites.hash_chain import Entry
+from sites.privacy import TIERS
 
 from .accounting import PrivacyEvent
 from .ledger import Places, PrivacyLedger
@@ -207,9 +208,10 @@ def cost_of(plan: Plan, config: SiteConfig) -> Cost:
         ConfigError: the plan is not possible.
         LedgerError: the ledger cannot be used or trusted.
     """
-    ledger, policy = site_ledger(config), config.policy
+    ledger = site_ledger(config)
     entries = ledger.entries() if ledger else []
-    allowed = limits_of(entries) if entries else Limits(policy.epsilon_max, policy.delta)
+    policy = _policy_limits(config)
+    allowed = limits_of(entries) if entries else policy
     limit, before = min(allowed.epsilon_max, policy.epsilon_max), events_of(entries)
 
     def after(rounds: int) -> float:
@@ -269,8 +271,12 @@ def ledger_as_json(config: SiteConfig) -> dict[str, Any]:
     """Everything, for scripts."""
     ledger, places = site_ledger(config), places_of(config)
     entries = ledger.entries() if ledger else []
-    policy = {"policy_epsilon_max": config.policy.epsilon_max, "policy_delta": config.policy.delta}
-    facts = {"ledger": str(places.ledger), "copy": str(places.copy), **policy}
+    facts: dict[str, Any] = {
+        "ledger": str(places.ledger),
+        "copy": str(places.copy),
+        "tier": config.privacy.tier,
+    }
+    facts["policy_epsilon"] = config.privacy.budget
     head: dict[str, Any] = {"count": 0, "hash": None, "epsilon": 0.0}
     if entries:
         head = asdict(head_of(entries)) | asdict(limits_of(entries))
@@ -290,7 +296,7 @@ def ledger_parts(config: SiteConfig, *, table: bool) -> Iterator[RenderableType]
         yield _table(rows)
     else:
         yield from (Text("  ".join(filter(None, row))) for row in rows)
-    limit = min(limits.epsilon_max, config.policy.epsilon_max)
+    limit = min(limits.epsilon_max, _policy_limits(config).epsilon_max)
     yield Text(
         f"epsilon {up(head.epsilon)} of {limit:g} spent (delta {limits.delta:g}) over all runs; "
         f"count {head.count}, last hash {head.hash[:12]}"
@@ -300,6 +306,12 @@ def ledger_parts(config: SiteConfig, *, table: bool) -> Iterator[RenderableType]
 def up(epsilon: float) -> str:
     """Rounded up to two decimals."""
     return f"{math.ceil(epsilon * 100 - 1e-9) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
+
+
+def _policy_limits(config: SiteConfig) -> Limits:
+    """What ``[privacy]`` allows; where it is off, what its tier ``formal`` would."""
+    policy = config.privacy
+    return Limits(policy.budget if policy.is_on else TIERS["formal"].epsilon, policy.delta)
 
 
 def _most(rounds: int, is_affordable: Callable[[int], bool]) -> int:

@@ -22,11 +22,10 @@ class _Purpose(TypedDict):
 
 def open_ledger(config: SiteConfig) -> PrivacyLedger:
     """The site's ledger, with the budget of its policy; see ``PrivacyLedger.open``."""
-    policy = config.policy
     return PrivacyLedger.open(
         config.folder,
-        epsilon_max=policy.epsilon_max,
-        delta=policy.delta,
+        epsilon_max=config.privacy.budget,
+        delta=config.privacy.delta,
         copy=config.ledger_copy,
         accountant=epsilon_in_time,
     )

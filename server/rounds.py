@@ -124,6 +124,7 @@ class _Intake:
             seed=config.seed,
             group_sites={g: self.owners[g] for g in groups if g in self.owners},
             group_shares={g: self.shares[g] for g in groups if g in self.shares},
+            privacy=config.privacy,
         )
 
     def build(self, site: str) -> RecordDict:

@@ -21,6 +21,8 @@ from iedn.config import FrozenModel, Recompute
 from iedn.errors import ConfigError
 from iedn.toml import config_error_from, load_toml
 
+from .privacy import PrivacyConfig
+
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
 ImageMetric = Literal["psnr_db", "ssim_percent", "mae"]
@@ -71,9 +73,6 @@ class PolicyConfig(FrozenModel):
         review: a diagnostic release leaves only after somebody at the site has seen these very
             numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
-        epsilon_max: privacy that training with noise may spend, over all runs together.
-        delta: probability with which epsilon may not hold: less than 1 / number of patients.
-            Fixed with the first training; see ``client.ledger``.
     """
 
     min_patients: int = Field(default=10, ge=1)
@@ -87,8 +86,6 @@ class PolicyConfig(FrozenModel):
     min_cell: int = Field(default=5, ge=1)
     review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
-    epsilon_max: float = Field(default=8.0, gt=0.0, allow_inf_nan=False)
-    delta: float = Field(default=1e-3, gt=0.0, lt=1.0)
 
     @property
     def release_step(self) -> int:
@@ -168,6 +165,7 @@ class SiteConfig(FrozenModel):
         cache: preprocessed scans; may be deleted at any time.
         ledger_copy: second file of the privacy ledger, by which a restored backup is noticed;
             better on another disk than ``folder``.
+        privacy: noise in training, and its budget.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
         recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
@@ -188,6 +186,7 @@ class SiteConfig(FrozenModel):
     recompute: Recompute = "norms"
     workers: int = Field(default_factory=default_workers, ge=1, le=64)
     policy: PolicyConfig = PolicyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     coordinator: CoordinatorConfig | None = None

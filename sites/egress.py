@@ -148,9 +148,9 @@ class Egress:
 
         Args:
             request: what it answers.
-            deltas: the change of each group.
+            deltas: the change of each group that was trained.
             counts: of the scans behind it.
-            shapes: of the network's tensors.
+            shapes: of the tensors of all groups that came; those not sent are named as held.
             duration_s: of the training.
             ledger: after this training was paid for; None where no privacy is spent.
 
@@ -166,7 +166,7 @@ class Egress:
             round=request.round,
             base_hash=request.base_hash,
             weights={g: self._coarse(self._scans_behind(g, counts)) for g in sent},
-            held_groups=tuple(sorted(set(deltas) - set(sent))),
+            held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
             epsilon=ledger and ledger.epsilon,
             ledger_count=ledger and ledger.count,

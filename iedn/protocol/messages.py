@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig
+from ..config import FrozenModel, GridConfig, NetworkConfig, PrivacyDemand, TrainingConfig
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
@@ -94,6 +94,7 @@ class TrainRequest(RoundRequest):
         group_sites: how many sites of this round own each group that was sent.
         group_shares: percent, rounded up, of the scans declared for each group that the site with
             most of them has. A group without counts as one site's.
+        privacy: the least privacy that the run asks of a site.
     """
 
     kind: ClassVar[str] = "train-request"
@@ -101,6 +102,7 @@ class TrainRequest(RoundRequest):
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
     group_shares: dict[GroupName, Percent] = Field(default_factory=dict)
+    privacy: PrivacyDemand = PrivacyDemand()
 
 
 class TrainReply(ProtocolMessage):

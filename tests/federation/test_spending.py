@@ -7,13 +7,11 @@ import json
 import os
 import signal
 import warnings
-from functools import partial
 
 import pytest
 import tomli_w
 import torch
 
-from client.accounting import PrivacyEvent
 from client.kept_reply import FILE
 from client.ledger import COPY, LEDGER
 from client.session import SiteSession
@@ -32,7 +30,6 @@ from sites.release_log import verify
 from tests.system.doomed import Point, arm
 
 PRESET = PRESETS["tiny"]
-EVENT = PrivacyEvent(noise_multiplier=1.0, sample_rate=0.25, steps=2)
 SITE = """name = "{name}"
 manifest = "manifest.csv"
 cache = "../cache-{name}"
@@ -40,7 +37,11 @@ workers = 1
 [policy]
 min_patients = 1
 min_group_sites = 1
-epsilon_max = {epsilon_max}
+[privacy]
+tier = "reconstruction-guard"
+epsilon = {epsilon_max}
+noise_multiplier = 1.0
+sample_rate = 0.25
 [split]
 train = 0.6
 validation = 0.2
@@ -96,7 +97,7 @@ def request(number=1, **changes):
 
 def answer(site_file, asked, groups=GROUPS):
     """As a process that was started for this request alone."""
-    return answer_training(SiteSession(load_site_config(site_file)), asked, groups, EVENT)
+    return answer_training(SiteSession(load_site_config(site_file)), asked, groups)
 
 
 def ledger(site_file):
@@ -114,6 +115,7 @@ def test_round_is_paid_once_and_its_repeat_is_free(site_file):
 
 
 def test_without_noise_there_is_no_ledger(site_file):
+    site_file.write_text(site_file.read_text().replace("reconstruction-guard", "off"))
     session = SiteSession(load_site_config(site_file))
     reply, _ = answer_training(session, request(), GROUPS)
     assert (reply.epsilon, reply.ledger_count, reply.ledger_hash) == (None, None, None)
@@ -136,7 +138,7 @@ def test_failure_is_an_answer_and_uses_the_reservation_up(site_file, monkeypatch
         raise RuntimeError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr("client.training.train", fail)
+        patched.setattr("client.private_training.train_privately", fail)
         with pytest.raises(RuntimeError):
             answer(site_file, request())
     assert answer(site_file, request())[0].epsilon == 4.0
@@ -235,7 +237,9 @@ def test_full_disk_trains_nothing_and_is_never_forgotten(site_file, tmp_path, mo
     for place in (COMMIT, LINE):
         with monkeypatch.context() as patched:
             patched.setattr(place.replace(":", "."), full)
-            patched.setattr("client.training.train", lambda *_, **__: pytest.fail("trained"))
+            patched.setattr(
+                "client.private_training.train_privately", lambda *_, **__: pytest.fail("trained")
+            )
             with pytest.raises(LedgerError, match="No space left"):
                 answer(site_file, request(2))
     assert answer(site_file, request(2))[0].epsilon == 4.0
@@ -246,8 +250,7 @@ def site_of(bad, folder, name, epsilon_max):
     (folder / "site.toml").write_text(SITE.format(name=name, epsilon_max=epsilon_max))
 
 
-def test_federation_goes_on_without_a_site_whose_budget_is_spent(bad, tmp_path, monkeypatch):
-    monkeypatch.setattr("client.app.answer_training", partial(answer_training, event=EVENT))
+def test_federation_goes_on_without_a_site_whose_budget_is_spent(bad, tmp_path):
     site_of(bad, tmp_path / "sites" / "site-a", "site-a", 100.0)
     site_of(bad, tmp_path / "sites" / "site-b", "site-b", 3.0)
     config = FederationConfig(

@@ -13,7 +13,7 @@ from client.accounting import PrivacyEvent
 from client.ledger import COPY, LEDGER, PrivacyLedger
 from client.ledger_command import up
 
-HEAD = 'name = "site-a"\nmanifest = "m.csv"\n[policy]\nepsilon_max = 8.0\ndelta = 0.001\n'
+HEAD = 'name = "site-a"\nmanifest = "m.csv"\n[privacy]\ntier = "formal"\nepsilon = 8.0\ndelta = 0.001\n'
 PLAN = ("--rounds", 5, "--steps", 2, "--noise", 1.5, "--patients", 120, "--batch", 15)
 
 
