@@ -74,8 +74,8 @@ def _noise(privacy: PrivacyConfig, counts: TrainingCounts) -> str:
     return (
         f"{promise}; epsilon {privacy.budget:g} over all runs, delta {privacy.delta:g}"
         f"{too_large if counts.patients * privacy.delta >= 1 else ''}, "
-        f"trained and sent: {privacy.trained_part}. Counts, image quality and time are not covered. "
-        "Each update says how much epsilon is spent, how many entries the ledger has, and its hash"
+        f"trained and sent: {privacy.trained_part}. Counts, image quality and time are not "
+        "covered. With each update: the epsilon spent so far, the entries of the ledger, its hash"
     )
 
 

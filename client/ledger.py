@@ -300,7 +300,7 @@ def _check_reason(reason: str) -> None:
 
 def _check_limits(opened: Limits, wanted: Limits, path: Path) -> None:
     if wanted.delta != opened.delta:
-        problem = f"privacy.delta is {wanted.delta:g} in site.toml; this ledger was opened with {opened.delta:g}"
+        problem = f"privacy.delta is {wanted.delta:g} in site.toml; this ledger has another"
         raise ConfigError(problem, where=str(path), allowed=f"{opened.delta:g}, for ever")
     if wanted.epsilon_max > opened.epsilon_max:
         problem = f"privacy.epsilon is {wanted.epsilon_max:g} in site.toml; this ledger allows less"

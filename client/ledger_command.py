@@ -179,7 +179,7 @@ def site_ledger(config: SiteConfig) -> PrivacyLedger | None:
     """The ledger of a site, if it has one; its own limits hold, not those of ``site.toml``."""
     places = places_of(config)
     there = places.ledger.exists() or places.copy.exists()
-    return PrivacyLedger(places) if there else None
+    return PrivacyLedger(places, accountant=epsilon_in_time) if there else None
 
 
 def places_of(config: SiteConfig) -> Places:

@@ -13,7 +13,13 @@ from client.accounting import PrivacyEvent
 from client.ledger import COPY, LEDGER, PrivacyLedger
 from client.ledger_command import up
 
-HEAD = 'name = "site-a"\nmanifest = "m.csv"\n[privacy]\ntier = "formal"\nepsilon = 8.0\ndelta = 0.001\n'
+SITE = """name = "site-a"
+manifest = "m.csv"
+[privacy]
+tier = "formal"
+epsilon = 8.0
+delta = 0.001
+"""
 PLAN = ("--rounds", 5, "--steps", 2, "--noise", 1.5, "--patients", 120, "--batch", 15)
 
 
@@ -24,8 +30,7 @@ def count_steps(events, delta):
 @pytest.fixture
 def run(call, tmp_path, monkeypatch):
     monkeypatch.setattr("client.ledger_command.epsilon_in_time", count_steps)
-    monkeypatch.setattr("client.ledger.PrivacyLedger.__init__.__defaults__", (8.0, count_steps))
-    (tmp_path / "site.toml").write_text(HEAD)
+    (tmp_path / "site.toml").write_text(SITE)
 
     def ledger(*words):
         return call(client.cli.main, "--site", tmp_path, "ledger", *words)
