@@ -1,6 +1,8 @@
 """A train request at a site: from global tensors to the update that leaves."""
 
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,16 +12,21 @@ from iedn.config import NetworkConfig
 from iedn.errors import PolicyError, RefusedError
 from iedn.modalities import in_order
 from iedn.model import Network, empty_network, set_recompute
-from iedn.parameters import load_groups, shapes_of_network, state_by_group
+from iedn.parameters import Array, Tensors, load_groups, shapes_of_network, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Groups
 from iedn.seeding import derive_seed
-from iedn.training import train
+from iedn.training import TrainingSummary, train
 from sites.egress import Deltas
+from sites.privacy import check_demand
 
 from .kept_reply import keep_reply, kept_reply
 from .session import SiteSession
+from .spending import note_repeat, spend_before_training
+
+if TYPE_CHECKING:
+    from .private_training import PrivateRound
 
 _log = logging.getLogger(__name__)
 
@@ -29,18 +36,43 @@ def answer_training(
 ) -> tuple[TrainReply, Deltas]:
     """Train one round, or repeat the answer to a request that came before.
 
+    What can be refused without training is refused before anything is spent.
+
+    Args:
+        session: the site's.
+        request: what is asked.
+        groups: the global model's tensors.
+
     Raises:
-        PolicyError: the site does not train, or its policy holds the update back.
+        PolicyError: the site does not train, its policy holds the update back, the run asks for
+            more privacy than the site has, or the privacy budget does not allow it.
+        ConfigError: the site's ``[privacy]`` does not fit its cohort.
         RefusedError: the request's tensors are not what its network demands.
     """
     kept = kept_reply(session.config.folder, request)
     if kept is not None:
+        note_repeat(session, request)
         session.egress.repeat(*kept)
         return kept
     if session.config.role != "train":
         raise PolicyError("this site only evaluates; it was asked to train")
-    reply, deltas = _train(session, request, groups)
-    keep_reply(session.config.folder, request, reply, deltas)
+    model = network_from(groups, request.network)
+    check_demand(session.config.privacy, request.privacy)
+    sent = session.egress.check_update(request, groups, session.counts(request.grid))
+    private = _private_round(session, request, sent)
+    with spend_before_training(session, request, private and private.event) as ledger:
+        summary = _train(session, request, model, private)
+        trained = groups if private is None else {g: groups[g] for g in sorted(private.groups)}
+        after = state_by_group(model)
+        reply, deltas = session.egress.update(
+            request,
+            {g: _changes(after[g], base) for g, base in trained.items()},
+            session.counts(request.grid),
+            shapes=shapes_of(after),
+            duration_s=summary.seconds,
+            ledger=ledger,
+        )
+        keep_reply(session.config.folder, request, reply, deltas)
     return reply, deltas
 
 
@@ -62,26 +94,46 @@ def network_from(groups: Groups, config: NetworkConfig) -> Network:
     return model
 
 
+def _private_round(
+    session: SiteSession, request: TrainRequest, sent: Sequence[str]
+) -> "PrivateRound | None":
+    """What training with noise will do; None where the site trains without."""
+    if not session.config.privacy.is_on:
+        return None
+    from .private_training import plan_round  # Opacus takes seconds to import
+
+    return plan_round(session, request, sent)
+
+
 def _train(
-    session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Deltas]:
-    config = session.config
-    model = network_from(groups, request.network)
-    set_recompute(model, config.recompute)
-    settings = request.training
+    session: SiteSession, request: TrainRequest, model: Network, private: "PrivateRound | None"
+) -> TrainingSummary:
+    """Train in place."""
+    config, settings = session.config, request.training
     if config.threads is not None:
         settings = settings.model_copy(update={"threads": config.threads})
-    task = f"{config.name}: training steps of round {request.round}"
-    summary = train(
-        model,
-        session.cohort(request.grid).train,
-        settings,
-        seed=derive_seed(
-            request.seed, round_number=request.round, site=config.name, purpose="training"
-        ),
-        device=torch.device(config.device),
-        progress=lambda step, _: progress.report(task, step, settings.local_steps),
+    set_recompute(model, config.recompute)
+    device, task = (
+        torch.device(config.device),
+        f"{config.name}: training steps of round {request.round}",
     )
+
+    def report(step: int, _: float) -> None:
+        progress.report(task, step, settings.local_steps)
+
+    if private is None:
+        summary = train(
+            model,
+            session.cohort(request.grid).train,
+            settings,
+            seed=derive_seed(
+                request.seed, round_number=request.round, site=config.name, purpose="training"
+            ),
+            device=device,
+            progress=report,
+        )
+    else:
+        summary = private.train(model, settings, device=device, progress=report)
     _log.info(
         "%s: round %d: mean loss %.4f in %.1f s",
         config.name,
@@ -89,14 +141,8 @@ def _train(
         summary.mean_loss,
         summary.seconds,
     )
-    after = state_by_group(model)
-    deltas = {
-        g: {n: np.asarray(after[g][n] - base) for n, base in t.items()} for g, t in groups.items()
-    }
-    return session.egress.update(
-        request,
-        deltas,
-        session.counts(request.grid),
-        shapes=shapes_of(after),
-        duration_s=summary.seconds,
-    )
+    return summary
+
+
+def _changes(after: Tensors, base: Tensors) -> dict[str, Array]:
+    return {name: np.asarray(after[name] - array) for name, array in base.items()}

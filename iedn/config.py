@@ -15,6 +15,11 @@ LossName = Literal["paper", "reference"]
 Recompute = Literal["nothing", "norms", "encoders"]
 """What training computes twice to save memory; a device's own affair, the numbers stay the same."""
 
+PrivacyTier = Literal["off", "reconstruction-guard", "formal"]
+"""How much patients are protected by noise, least first."""
+TrainablePart = Literal["all", "decoder", "norms"]
+"""What private training changes; the smaller, the less noise in all."""
+
 
 class FrozenModel(BaseModel):
     """A pydantic model that is frozen and refuses unknown keys."""
@@ -108,6 +113,18 @@ class TrainingConfig(FrozenModel):
     flip_probability: float = Field(default=0.0, ge=0.0, le=1.0)
     proximal_mu: float = Field(default=0.0, ge=0.0, le=100.0)
     threads: int = Field(default=1, ge=1, le=256)
+
+
+class PrivacyDemand(FrozenModel):
+    """The least that a run asks of the privacy of its sites; a site may do more, never less.
+
+    Attributes:
+        tier: of every site that trains, or a stronger one.
+        noise_multiplier: at least this one, where a site trains with noise.
+    """
+
+    tier: PrivacyTier = "off"
+    noise_multiplier: float = Field(default=0.0, ge=0.0, le=1000.0)
 
 
 class Preset(FrozenModel):

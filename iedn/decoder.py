@@ -41,7 +41,7 @@ class IednOutput(NamedTuple):
 
 def as_output(channels: Tensor) -> IednOutput:
     """Turn the head's two channels (B, 2, D, H, W) into an output."""
-    channels = channels.float()
+    channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
     return IednOutput(cbv=positive(channels[:, :1]), brain_mask=torch.sigmoid(channels[:, 1:]))
 
 

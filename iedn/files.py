@@ -70,7 +70,7 @@ def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 @contextmanager
@@ -89,6 +89,14 @@ def only_process(path: Path) -> Iterator[bool]:
         yield True
 
 
+@contextmanager
+def exclusively(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock while the block lasts, after waiting for whoever holds it."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def append_line(path: Path | str, line: str) -> None:
     """Append ``line`` and a line feed to ``path``, durably; the file is made if it is missing.
 
@@ -105,7 +113,7 @@ def append_line(path: Path | str, line: str) -> None:
         stream.write(_line_feed_if_torn(stream) + line.encode() + b"\n")
         _flush(stream)
     if is_new:
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def cut_torn_line(path: Path) -> None:
@@ -141,7 +149,8 @@ def _flush_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Write to the disk which files a folder holds."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

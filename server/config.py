@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from iedn.config import PRESETS, FrozenModel, Preset, PresetName, TrainingConfig
+from iedn.config import (
+    PRESETS,
+    FrozenModel,
+    Preset,
+    PresetName,
+    PrivacyDemand,
+    TrainingConfig,
+)
 from iedn.protocol.messages import Role, RunName
 from iedn.toml import config_error_from, load_toml
 
@@ -91,6 +98,7 @@ class FederationConfig(FrozenModel):
         seed: every random choice of training derives from (seed, round, site).
         preset: a named grid and network, or
         custom_preset: one written out.
+        privacy: the least privacy that the run asks of its sites.
         sites: who takes part, by name.
         flip_average: average with the left-right flipped input when evaluating.
         simulation: the run plays all parts on one machine; every report says so.
@@ -102,6 +110,7 @@ class FederationConfig(FrozenModel):
     preset: PresetName | None = None
     custom_preset: Preset | None = None
     training: TrainingConfig = TrainingConfig()
+    privacy: PrivacyDemand = PrivacyDemand()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
     sites: dict[SiteName, SiteEntry] = Field(min_length=1)

@@ -41,6 +41,19 @@ class GateConfig(FrozenModel):
 
 
 @dataclass(frozen=True)
+class SeenLedger:
+    """Where a site's privacy ledger stood when this run last had an update of it.
+
+    Attributes:
+        count: entries.
+        hash: of the last one.
+    """
+
+    count: int
+    hash: str
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What one site may answer in one round.
 
@@ -49,12 +62,14 @@ class Expectation:
         capabilities: what it declared; weights must match it.
         shapes: tensors of the groups it was sent.
         norm_bound: largest accepted norm.
+        ledger: what its privacy ledger must continue; None if none was seen yet.
     """
 
     request: TrainRequest
     capabilities: SiteCapabilities
     shapes: Shapes
     norm_bound: float
+    ledger: SeenLedger | None = None
 
 
 def admit(
@@ -67,13 +82,14 @@ def admit(
     Raises:
         RefusedError: with a code for the roster: ``wrong-run``, ``wrong-round``, ``wrong-base``,
             ``wrong-group``, ``wrong-key``, ``wrong-dtype``, ``wrong-shape``, ``not-finite``,
-            ``too-large``, ``wrong-weight`` or ``norm``.
+            ``too-large``, ``wrong-weight``, ``norm`` or ``ledger-rolled-back``.
     """
     _check_round(reply, expected.request)
     _check_groups(reply, expected)
     sent = {g: expected.shapes[g] for g in reply.weights}
     check_tensors(deltas, sent, max_abs=MAX_ABS_DELTA)
     _check_weights(reply, expected.capabilities)
+    _check_ledger(reply, expected.ledger)
     norm = update_norm(deltas)
     if norm > expected.norm_bound:
         text = f"the update's norm {norm:.4g} exceeds {expected.norm_bound:.4g}"
@@ -114,3 +130,16 @@ def _check_weights(reply: TrainReply, capabilities: SiteCapabilities) -> None:
         if weight != declared:
             text = f"weight {weight} of {group} is not the declared {declared}"
             raise RefusedError("wrong-weight", text)
+
+
+def _check_ledger(reply: TrainReply, seen: SeenLedger | None) -> None:
+    """A ledger only grows: one with fewer entries, or another last one, has forgotten some."""
+    if seen is None or reply.ledger_count is None:
+        return
+    came = (reply.ledger_count, reply.ledger_hash)
+    if came[0] < seen.count or (came[0] == seen.count and came != (seen.count, seen.hash)):
+        text = (
+            f"its privacy ledger has {reply.ledger_count} entries up to {reply.ledger_hash}; "
+            f"{seen.count} up to {seen.hash} were seen before"
+        )
+        raise RefusedError("ledger-rolled-back", text)

@@ -4,6 +4,7 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from .aggregation import Float32Groups, StreamingSum, Update
 from .encoded import EncodedModel
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
-from .gate import Expectation, admit, declared_weight
+from .gate import Expectation, SeenLedger, admit, declared_weight
 from .optimizers import Moments, advance
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class RoundState:
         model_hash: its hash.
         moments: server-optimiser state.
         accepted_norms: norms of the updates of each committed round.
+        ledgers: where the privacy ledger of each site stood at its last update.
     """
 
     number: int
@@ -45,6 +47,13 @@ class RoundState:
     model_hash: str
     moments: Moments
     accepted_norms: list[list[float]]
+    ledgers: Mapping[str, SeenLedger] = field(default_factory=dict)
+
+
+def seen_ledgers(roster: Roster) -> dict[str, SeenLedger]:
+    """Where the privacy ledgers of the sites in a round's roster stood."""
+    told = {site: entry for site, entry in roster.items() if entry.get("ledger_count")}
+    return {s: SeenLedger(e["ledger_count"], e["ledger_hash"]) for s, e in told.items()}
 
 
 def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, Facts]:
@@ -71,6 +80,7 @@ class _Intake:
     federation: Federation
     state: RoundState
     owners: dict[str, int]
+    shares: dict[str, int]
     shapes: Shapes
     total: StreamingSum
     outgoing: EncodedModel
@@ -88,6 +98,7 @@ class _Intake:
             federation,
             state,
             owners={g: sum(g in groups for groups in owned) for g in shapes},
+            shares=federation.largest_shares(),
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
             outgoing=EncodedModel(state.model),
@@ -110,6 +121,8 @@ class _Intake:
             training=config.training,
             seed=config.seed,
             group_sites={g: self.owners[g] for g in groups if g in self.owners},
+            group_shares={g: self.shares[g] for g in groups if g in self.shares},
+            privacy=config.privacy,
         )
 
     def build(self, site: str) -> RecordDict:
@@ -138,6 +151,7 @@ class _Intake:
             capabilities,
             {g: self.shapes[g] for g in groups if g in self.shapes},
             self.norm_bound,
+            self.state.ledgers.get(site),
         )
         norm = admit(reply, deltas, expected)
         update = Update(deltas, reply.weights, declared_weight(capabilities, SHARED_GROUP))
@@ -153,6 +167,8 @@ class _Intake:
             "held": sorted(reply.held_groups),
             "duration_s": reply.duration_s,
             "epsilon": reply.epsilon,
+            "ledger_count": reply.ledger_count,
+            "ledger_hash": reply.ledger_hash,
             "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
         }
 
@@ -166,6 +182,7 @@ class _Intake:
             state_hash(flatten(model)),
             moments,
             [*self.state.accepted_norms, norms],
+            {**self.state.ledgers, **seen_ledgers(self.roster)},
         )
         return state, {
             "base_hash": self.state.model_hash,

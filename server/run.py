@@ -10,9 +10,10 @@ from iedn import progress
 from .config import FederationConfig
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
+from .gate import SeenLedger
 from .history import Event
 from .registry import SiteRegistry
-from .rounds import RoundState, train_round
+from .rounds import RoundState, seen_ledgers, train_round
 from .run_folder import BEST, RunFolder
 
 _log = logging.getLogger(__name__)
@@ -116,9 +117,13 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
     else:
         _log.info("going on after round %d", last["round"])
     model, moments = folder.load(last)
-    commits = [e for e in folder.events() if e["event"] == "commit" and e["round"] > 0]
+    events = folder.events()
+    commits = [e for e in events if e["event"] == "commit" and e["round"] > 0]
     norms = [list(e["accepted_norms"]) for e in commits]
-    return RoundState(last["round"], model, last["model_hash"], moments, norms)
+    ledgers: dict[str, SeenLedger] = {}
+    for event in events:
+        ledgers |= seen_ledgers(event.get("roster", {}))
+    return RoundState(last["round"], model, last["model_hash"], moments, norms, ledgers)
 
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:

@@ -178,6 +178,7 @@ def _site(name: str, site: ScenarioSite, manifest: Path, cache: Path) -> dict[st
         "workers": 1,  # several sites prepare at once already
         "policy": _SIMULATION_POLICY,
         "split": site.split.model_dump(mode="json"),
+        "privacy": site.privacy.model_dump(mode="json", exclude_none=True),
     }
 
 

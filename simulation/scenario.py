@@ -23,6 +23,7 @@ from server.config import (
     SiteName,
 )
 from sites.config import SplitConfig
+from sites.privacy import PrivacyConfig
 
 from .phantom import PhantomCohort
 
@@ -36,6 +37,7 @@ class ScenarioSite(FrozenModel):
         phantom: the phantom cohort to generate, or
         manifest: a manifest on disk; relative to the scenario file.
         split: how its patients are divided.
+        privacy: noise in its training.
     """
 
     role: Role = "train"
@@ -43,6 +45,7 @@ class ScenarioSite(FrozenModel):
     phantom: PhantomCohort | None = None
     manifest: Path | None = None
     split: SplitConfig = SplitConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

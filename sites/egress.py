@@ -2,12 +2,12 @@
 
 Default deny: a kind of release the policy does not name is refused, as is anything computed from
 fewer patients than it demands. Per-scan values have no way through. Declared counts are rounded
-down to multiples of 5, so that two releases cannot be subtracted to find one patient.
+down (``policy.count_step``), so that two releases cannot be subtracted to find one patient.
 """
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,6 @@ from .released_scans import ReleasedScans, num_patients_of
 
 _log = logging.getLogger(__name__)
 
-COARSE_STEP = 5
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
 RELEASED_METRICS = "released-metric-scans.jsonl"
 
@@ -72,7 +71,22 @@ class TrainingCounts:
         return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
 
 
-def coarsen(count: int, step: int = COARSE_STEP) -> int:
+@dataclass(frozen=True)
+class LedgerHead:
+    """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
+
+    Attributes:
+        count: entries, without those that only note an answer.
+        hash: of the last one.
+        epsilon: spent by all of them.
+    """
+
+    count: int
+    hash: str
+    epsilon: float
+
+
+def coarsen(count: int, step: int) -> int:
     """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
     return 0 if count == 0 else max(1, count - count % step)
 
@@ -98,9 +112,9 @@ class Egress:
         is_trainer = role == "train"
         message = SiteCapabilities(
             role=role,
-            num_training_scans=coarsen(counts.scans) if is_trainer else 0,
+            num_training_scans=self._coarse(counts.scans) if is_trainer else 0,
             scans_by_modality={
-                m: coarsen(n) if is_trainer else 0
+                m: self._coarse(n) if is_trainer else 0
                 for m, n in counts.scans_by_modality.items()
                 if n > 0
             },
@@ -108,6 +122,20 @@ class Egress:
         )
         self._record(message, {"run": run})
         return message
+
+    def check_update(
+        self, request: TrainRequest, groups: Iterable[str], counts: TrainingCounts
+    ) -> tuple[str, ...]:
+        """The groups whose change may leave; asked before training, and again after it.
+
+        Raises:
+            PolicyError: updates are not allowed, or no group may leave.
+        """
+        self._allow("update", counts.patients)
+        sent = tuple(g for g in groups if not self._is_held(g, request, counts))
+        if not sent:
+            raise PolicyError("the policy holds every group back: too few patients or sites")
+        return sent
 
     def update(
         self,
@@ -117,26 +145,35 @@ class Egress:
         *,
         shapes: Shapes,
         duration_s: float,
+        ledger: LedgerHead | None = None,
     ) -> tuple[TrainReply, Deltas]:
         """The update that may leave: groups the policy holds back are taken out.
+
+        Args:
+            request: what it answers.
+            deltas: the change of each group that was trained.
+            counts: of the scans behind it.
+            shapes: of the tensors of all groups that came; those not sent are named as held.
+            duration_s: of the training.
+            ledger: after this training was paid for; None where no privacy is spent.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
-        self._allow("update", counts.patients)
-        sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
-        if not sent:
-            raise PolicyError("the policy holds every group back: too few patients or sites")
+        sent = {g: deltas[g] for g in self.check_update(request, deltas, counts)}
         check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
         self._check_norm(update_norm(sent))
         reply = TrainReply(
             run=request.run,
             round=request.round,
             base_hash=request.base_hash,
-            weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
-            held_groups=tuple(sorted(set(deltas) - set(sent))),
+            weights={g: self._coarse(self._scans_behind(g, counts)) for g in sent},
+            held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
+            epsilon=ledger and ledger.epsilon,
+            ledger_count=ledger and ledger.count,
+            ledger_hash=ledger and ledger.hash,
         )
         self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent
@@ -147,13 +184,17 @@ class Egress:
         self._record(reply, facts)
 
     def metrics(self, request: EvaluateRequest, rows: Sequence[ScanRow]) -> EvaluateReply:
-        """Mean and standard deviation (n - 1) of per-scan metrics, also by whether there is ASL.
+        """Mean and standard deviation (n - 1) of those per-scan metrics that the policy names.
+
+        Also by whether there is ASL.
 
         Raises:
-            PolicyError: metrics are not allowed, or all are held: too few patients, or too close
-                to an earlier release.
+            PolicyError: metrics are not allowed, or all are held: not named by the policy, too
+                few patients, or too close to an earlier release.
         """
         self._allow("metrics", num_patients_of(row.scan for row in rows))
+        if not any(name in self._policy.metrics for row in rows for name in row.values):
+            raise PolicyError("policy.metrics allows none of these measures of image quality")
         release = metrics_release(
             rows, request.split, self._released_metrics.entries(), self._policy
         )
@@ -228,7 +269,7 @@ class Egress:
             evaluation=request.evaluation,
             metrics=dict(metrics),
             paired_areas=dict(paired_areas or {}),
-            num_scans=coarsen(num_scans, max(COARSE_STEP, self._policy.min_cell)),
+            num_scans=coarsen(num_scans, self._policy.release_step),
         )
         self._record(reply, {})
         return reply
@@ -248,8 +289,14 @@ class Egress:
     def _is_held(self, group: str, request: TrainRequest, counts: TrainingCounts) -> bool:
         if counts.patients_behind(group) < self._policy.min_patients:
             return True
-        few_sites = request.group_sites.get(group, 0) < self._policy.min_group_sites
-        return few_sites and not self._policy.reveal_small_group
+        share = request.group_shares.get(group, 100)
+        is_dominated = share > self._policy.max_group_percent
+        owners = request.group_sites.get(group, 0)
+        sites = min(owners, 1) if is_dominated else owners
+        return sites < self._policy.min_group_sites and not self._policy.reveal_small_group
+
+    def _coarse(self, count: int) -> int:
+        return coarsen(count, self._policy.count_step)
 
     def _check_norm(self, norm: float) -> None:
         bound = self._policy.max_update_norm

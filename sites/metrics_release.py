@@ -7,7 +7,7 @@ held, and the others leave.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from iedn.evaluation.results import summary_of
@@ -69,7 +69,7 @@ def metrics_release(
         earlier: scans of what has left.
         policy: the site's.
     """
-    values = _by_name(rows)
+    values = _by_name(rows, policy.metrics)
     behind = {name: frozenset(found) for name, found in values.items()}
     before = list(earlier)
     held = {
@@ -86,13 +86,13 @@ def metrics_release(
     return MetricsRelease(metrics, scans, held)
 
 
-def _by_name(rows: Sequence[ScanRow]) -> dict[str, dict[Scan, float]]:
-    """Finite values of every metric, over all rows and over those with and without ASL."""
+def _by_name(rows: Sequence[ScanRow], allowed: Collection[str]) -> dict[str, dict[Scan, float]]:
+    """Finite values of every allowed metric: of all rows, of those with and those without ASL."""
     found: dict[str, dict[Scan, float]] = {}
     for row in rows:
         stratum = STRATA[Modality.ASL not in row.modalities]
         for name, value in row.values.items():
-            if math.isfinite(value):
+            if name in allowed and math.isfinite(value):
                 for key in (name, f"{stratum}_{name}"):
                     found.setdefault(key, {})[row.scan] = value
     return dict(sorted(found.items()))

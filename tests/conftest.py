@@ -49,10 +49,52 @@ def call(monkeypatch, capsys):
     return run
 
 
+class SeededEntropy:
+    """Randomness of private training that repeats; the product has none.
+
+    ``names`` are the patients' own: a cohort with one fewer gives all others what they had.
+    """
+
+    def __init__(self, seed, names=None):
+        self.seed, self.names, self.steps = seed, names, 0
+
+    def _generator(self, *purpose):
+        return torch.Generator().manual_seed(hash((self.seed, self.steps, *purpose)) % 2**31)
+
+    def _name(self, patient):
+        return patient if self.names is None else self.names[patient]
+
+    def draw(self, patients, rate):
+        self.steps += 1
+        chances = [
+            float(torch.rand((), generator=self._generator(1, self._name(p))))
+            for p in range(patients)
+        ]
+        return [patient for patient, chance in enumerate(chances) if chance < rate]
+
+    def noise(self, device):
+        return self._generator(2)
+
+    def augmentation(self, patient):
+        return self._generator(3, self._name(patient))
+
+
+@pytest.fixture(scope="session")
+def seeded_entropy():
+    """The class of a seeded source of randomness for private training."""
+    return SeededEntropy
+
+
 @pytest.fixture(scope="session")
 def bad():
     """The builders of a small site and of its bad files."""
     return _module(ROOT / "tests" / "unit" / "test_bad_inputs.py")
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The mistakes in private training that tests plant, to see them found."""
+    return _module(ROOT / "tests" / "unit" / "test_canaries.py")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig
+from ..config import FrozenModel, GridConfig, NetworkConfig, PrivacyDemand, TrainingConfig
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
@@ -28,6 +28,7 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
+Percent = Annotated[int, Field(ge=1, le=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
 
@@ -91,12 +92,17 @@ class TrainRequest(RoundRequest):
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        group_shares: percent, rounded up, of the scans declared for each group that the site with
+            most of them has. A group without counts as one site's.
+        privacy: the least privacy that the run asks of a site.
     """
 
     kind: ClassVar[str] = "train-request"
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    group_shares: dict[GroupName, Percent] = Field(default_factory=dict)
+    privacy: PrivacyDemand = PrivacyDemand()
 
 
 class TrainReply(ProtocolMessage):
@@ -107,6 +113,9 @@ class TrainReply(ProtocolMessage):
         held_groups: groups the site's policy kept back.
         duration_s: seconds the training took, rounded to whole seconds.
         epsilon: privacy spent so far as the site reports it; None where DP is off.
+        ledger_count: entries of the site's privacy ledger, and
+        ledger_hash: hash of the last one. The coordinator remembers them: a site whose ledger was
+            restored from a backup has forgotten what it spent.
     """
 
     kind: ClassVar[str] = "train-reply"
@@ -117,6 +126,15 @@ class TrainReply(ProtocolMessage):
     held_groups: tuple[GroupName, ...] = ()
     duration_s: int = Field(ge=0)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    ledger_count: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    ledger_hash: Digest | None = None
+
+    @model_validator(mode="after")
+    def _whole_head(self) -> "TrainReply":
+        if (self.ledger_count is None) != (self.ledger_hash is None):
+            msg = "ledger_count and ledger_hash come together"
+            raise ValueError(msg)
+        return self
 
 
 class EvaluateRequest(RoundRequest):

@@ -1,0 +1,220 @@
+"""Image quality against epsilon, on phantoms: what noise costs, and what it hides.
+
+One simulated hospital trains the ``tiny`` network by itself, from nothing (``all``), or the
+decoder of a network that a second phantom cohort has trained without noise (``decoder``). Epsilon
+``inf`` is the same loop over patients without clipping and noise. All settings but the noise are
+the same for every epsilon; nothing was tuned to a result. Every trained network is also attacked
+by membership inference. Goes on where it was stopped.
+
+    python benchmarks/privacy_utility.py --out runs/privacy --seeds 3 --write docs/results
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from privacy_work import PRESET, hospital
+
+from client.accounting import noise_multiplier_for
+from client.combinations import score_combination, scored_scans
+from client.membership import membership_from, patient_losses
+from client.privacy import NoisePlan, PatientScans, freeze, train_privately
+from iedn.config import TrainingConfig
+from iedn.files import append_line
+from iedn.modalities import Modality
+from iedn.model import Network, build_network, set_recompute
+from iedn.parameters import groups_of_network
+from iedn.training import train
+from sites.dataset import PreparedCohort
+
+EPSILONS = ("inf", "100", "10", "8", "3")
+MODES = ("all", "decoder")
+PATIENTS, TRAIN_SHARE, PUBLIC_PATIENTS = 120, 0.8, 24
+PLAN = {"clip": 0.5, "sample_rate": 1 / 12, "patients_per_step": 8, "steps": 150}
+DELTA = 1e-3
+TRAINING = TrainingConfig(local_steps=PLAN["steps"], learning_rate=3e-3, keep_probability=0.75)
+BASE_TRAINING = TRAINING.model_copy(update={"local_steps": 300})
+NAMES = {"ssim_percent": "SSIM %", "psnr_db": "PSNR dB", "lesion_error": "lesion rCBV error"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Cohorts and the base network, the same for all units."""
+
+    private: PreparedCohort
+    base: Network
+    numbers: list[int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/privacy"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--write", type=Path, help="folder for privacy.md and privacy.png")
+    parser.add_argument("--only-write", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = arguments.out / "results.jsonl"
+    if not arguments.only_write:
+        run(arguments, results)
+    rows = read(results)
+    print(json.dumps(summaries(rows), indent=1))
+    if arguments.write:
+        write(arguments.write, rows)
+
+
+def run(arguments: argparse.Namespace, results: Path) -> None:
+    done = {(r["mode"], r["epsilon"], r["seed"]) for r in read(results)}
+    units = [
+        (mode, epsilon, seed)
+        for seed in range(arguments.seeds)
+        for mode in arguments.modes
+        for epsilon in EPSILONS
+    ]
+    if done.issuperset(units):
+        return
+    work = prepare(arguments.out)
+    for unit in units:
+        if unit not in done:
+            started = time.process_time()
+            row = {**dict(zip(("mode", "epsilon", "seed"), unit, strict=True)), **one(work, *unit)}
+            row["cpu_s"] = round(time.process_time() - started, 1)
+            append_line(results, json.dumps(row))
+
+
+def prepare(out: Path) -> Work:
+    private = hospital(out / "private", patients=PATIENTS, train=TRAIN_SHARE, seed=5)
+    public = hospital(out / "public", patients=PUBLIC_PATIENTS, train=1.0, seed=77)
+    base = build_network(PRESET.network, seed=1)
+    set_recompute(base, "norms")
+    train(base, public.train, BASE_TRAINING, seed=1)
+    return Work(private, base, scored_scans(private.test, [tuple(Modality)]))
+
+
+def one(work: Work, mode: str, epsilon: str, seed: int) -> dict[str, float]:
+    """Train, and measure on held-out patients."""
+    if mode == "decoder":
+        model, groups = copy.deepcopy(work.base), {"decoder"}
+    else:
+        model, groups = (
+            build_network(PRESET.network, seed=100 + seed),
+            set(groups_of_network(PRESET.network)),
+        )
+    set_recompute(model, "norms")
+    freeze(model, groups, "all")
+    dataset = work.private.train
+    scans = PatientScans.grouped(dataset, [r.patient_id for r in dataset.records])
+    train_privately(model, scans, (TRAINING, plan_for(epsilon)))
+    return measured(work, model)
+
+
+def plan_for(epsilon: str) -> NoisePlan:
+    if epsilon == "inf":
+        return NoisePlan(**(PLAN | {"clip": 1e9}), noise_multiplier=1e-30)
+    noise = noise_multiplier_for(
+        float(epsilon), DELTA, sample_rate=PLAN["sample_rate"], steps=PLAN["steps"]
+    )
+    return NoisePlan(**PLAN, noise_multiplier=noise)
+
+
+def measured(work: Work, model: Network) -> dict[str, float]:
+    model.eval()
+    scores = score_combination(model, work.private.test, work.numbers, tuple(Modality))
+    found = {name: mean(getattr(s, name) for s in scores) for name in NAMES}
+    inside = patient_losses(model, work.private.train)
+    outside = patient_losses(model, work.private.test)
+    area = membership_from(inside, outside).area
+    return {**found, "membership_area": round(area.value, 4), "patients": len(inside)}
+
+
+def mean(values: Iterable[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return round(statistics.fmean(known), 4) if known else float("nan")
+
+
+def read(results: Path) -> list[dict[str, object]]:
+    text = results.read_text() if results.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def summaries(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Mean and range over seeds of every measure, by mode and epsilon."""
+    found = []
+    for mode in MODES:
+        for epsilon in EPSILONS:
+            same = [r for r in rows if (r["mode"], r["epsilon"]) == (mode, epsilon)]
+            if same:
+                measures = (*NAMES, "membership_area")
+                spread = {
+                    n: [f([float(r[n]) for r in same]) for f in (statistics.fmean, min, max)]
+                    for n in measures
+                }
+                found.append({"mode": mode, "epsilon": epsilon, "seeds": len(same), **spread})
+    return found
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def write(folder: Path, rows: list[dict[str, object]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = summaries(rows)
+    patients = rows[0]["patients"]
+    lines = [
+        "# Image quality against epsilon: phantom results",
+        "",
+        "Made by `python benchmarks/privacy_utility.py --write docs/results`. Phantoms on the "
+        f"`tiny` grid; one site, {patients} training patients, "
+        f"{round(PATIENTS * (1 - TRAIN_SHARE))} held-out patients; {PLAN['steps']} steps, "
+        f"q = 1/12, B = {PLAN['patients_per_step']}, C = {PLAN['clip']}, delta = {DELTA:g}. "
+        "Mean (lowest to highest) over seeds. `all`: from nothing. `decoder`: decoder of a network "
+        f"trained without noise on {PUBLIC_PATIENTS} other phantoms. Membership: area under the "
+        "ROC curve of telling training from held-out patients by their loss; 0.5 tells nothing.",
+        "",
+        "| trained | epsilon | seeds | " + " | ".join(NAMES.values()) + " | membership |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        cells = [spread(row[name]) for name in (*NAMES, "membership_area")]
+        lines.append(f"| {row['mode']} | {row['epsilon']} | {row['seeds']} | {' | '.join(cells)} |")
+    lines += ["", "![SSIM and PSNR against epsilon](privacy.png)", ""]
+    (folder / "privacy.md").write_text("\n".join(lines))
+    draw(folder / "privacy.png", found)
+
+
+def spread(values: list[float]) -> str:
+    return f"{values[0]:.3g} ({values[1]:.3g} to {values[2]:.3g})"
+
+
+def draw(path: Path, found: list[dict[str, object]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.2))
+    for axis, (name, label) in zip(axes, NAMES.items(), strict=True):
+        for mode in MODES:
+            same = {r["epsilon"]: r[name] for r in found if r["mode"] == mode}
+            places = [i for i, e in enumerate(EPSILONS) if e in same]
+            centre, low, high = zip(*(same[EPSILONS[i]] for i in places), strict=True)
+            axis.plot(places, centre, marker="o", label=mode)
+            axis.fill_between(places, low, high, alpha=0.2)
+        axis.set_xticks(range(len(EPSILONS)), EPSILONS)
+        axis.set_xlabel("epsilon")
+        axis.set_ylabel(label)
+    axes[0].legend()
+    figure.suptitle("Phantom results, tiny grid, one site; range over seeds", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
