@@ -25,6 +25,8 @@ class ReleaseLog:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._last: Entry | None = None
+        self._size = 0
         self._read()
 
     def append(self, facts: Entry) -> Entry:
