@@ -69,7 +69,9 @@ class StreamingSum:
         for group, tensors in update.deltas.items():
             weight = self._weight(update, group)
             self._weights[group] = self._weights.get(group, 0) + weight
-            sums = self._sums.setdefault(group, self._zeros(group))
+            if group not in self._sums:
+                self._sums[group] = self._zeros(group)
+            sums = self._sums[group]
             for name, delta in tensors.items():
                 sums[name].add(delta, weight)
 
