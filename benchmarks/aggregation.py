@@ -87,12 +87,15 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
         "hash": (4 * size, lambda: state_hash(flatten(model))),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*steps, "end_of_round")}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in seconds}
     for number in range(rounds + 1):
         total = StreamingSum(shapes)
         total.add(update)  # touches its memory
         for name in list(steps) if number % 2 == 0 else list(steps)[::-1]:
-            seconds[name].append(timed(steps[name][1]))
-        ending = timed(lambda: advance(model, total, {}, ServerOptimizerConfig()))  # noqa: B023
+            wall, cpu = timed(steps[name][1])
+            seconds[name].append(wall)
+            cpu_seconds[name].append(cpu)
+        ending, _ = timed(lambda: advance(model, total, {}, ServerOptimizerConfig()))  # noqa: B023
         seconds["end_of_round"].append(ending)
     seconds = {name: values[1:] for name, values in seconds.items()}  # the first touches memory
     return {
@@ -116,6 +119,14 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
                 ("add_by_two", "copy_by_two"),
             )
         },
+        "add_over_copy_bandwidth_by_cpu_seconds": summary(
+            [
+                (20 * size / add_s) / (16 * copied / copy_s)
+                for add_s, copy_s in zip(
+                    cpu_seconds["add"][1:], cpu_seconds["copy"][1:], strict=True
+                )
+            ]
+        ),
         "plain_formula_over_add": summary(
             [
                 plainly / add
@@ -144,10 +155,11 @@ def gate(deltas: Float32Groups, shapes: Shapes) -> None:
     update_norm(deltas)
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this thread."""
+    wall, cpu = time.perf_counter(), time.thread_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.thread_time() - cpu
 
 
 if __name__ == "__main__":
