@@ -45,10 +45,10 @@ def main() -> None:
 
 def shapes_of_size(megabytes: int) -> Shapes:
     """Tensors of the paper's network, as wide as it takes for about so many megabytes."""
-    return min(
-        (shapes_of_network(empty_network(NetworkConfig(base_channels=b))) for b in range(4, 49)),
-        key=lambda shapes: abs(num_elements(shapes) * 4 - megabytes * MEGABYTE),
-    )
+    known = shapes_of_network(empty_network(NetworkConfig(base_channels=16)))
+    ratio = megabytes * MEGABYTE / (4 * num_elements(known))  # grows with the square of the width
+    width = round(16 * ratio**0.5)
+    return shapes_of_network(empty_network(NetworkConfig(base_channels=width)))
 
 
 def num_elements(shapes: Shapes) -> int:
