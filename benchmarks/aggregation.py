@@ -1,11 +1,11 @@
 """How fast the coordinator sums updates, beside how fast this machine copies memory.
 
-One thread. In every round the steps are taken in turns: a plain copy of as many bytes as the sum
-has (at most 256 MiB); adding one update to the exact sum; the same by the plain formula, which
-makes temporaries of a tensor's size; the gate's checks; the end of the round; the hash. Bytes moved
-are: of a copy, those read and those written; of an addition, those read of the deltas and those
-read and written of the sum. Prints one JSON object with medians, and the ratio to the copy round by
-round.
+In every round the steps are taken in turns, by one thread unless said: a plain copy of as many
+bytes as the sum has (at most 256 MiB), also by two threads; adding one update to the exact sum,
+also by two threads; the same by the plain formula, which makes temporaries of a tensor's size; the
+gate's checks; the end of the round; the hash. Bytes moved are: of a copy, those read and those
+written; of an addition, those read of the deltas and those read and written of the sum. Prints one
+JSON object with medians, and ratios round by round.
 
     python benchmarks/aggregation.py --model-mb 150 700 --rounds 7
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from server.optimizers import ServerOptimizerConfig, advance
 MEGABYTE = 10**6
 WEIGHT = 35
 MOST_COPIED = 2**25
+TWO = ThreadPoolExecutor(2)
 
 
 def main() -> None:
@@ -43,10 +45,10 @@ def main() -> None:
 
 def shapes_of_size(megabytes: int) -> Shapes:
     """Tensors of the paper's network, as wide as it takes for about so many megabytes."""
-    return min(
-        (shapes_of_network(empty_network(NetworkConfig(base_channels=b))) for b in range(4, 49)),
-        key=lambda shapes: abs(num_elements(shapes) * 4 - megabytes * MEGABYTE),
-    )
+    known = shapes_of_network(empty_network(NetworkConfig(base_channels=16)))
+    ratio = megabytes * MEGABYTE / (4 * num_elements(known))  # grows with the square of the width
+    width = round(16 * ratio**0.5)
+    return shapes_of_network(empty_network(NetworkConfig(base_channels=width)))
 
 
 def num_elements(shapes: Shapes) -> int:
@@ -70,20 +72,30 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
     copied = min(size, MOST_COPIED)
     source, target = np.ones(copied, np.int64), np.ones(copied, np.int64)
     total = StreamingSum(shapes)
+
+    def add(threads: int) -> None:
+        total.threads = threads
+        total.add(update)
+
     steps: dict[str, tuple[int, Callable[[], object]]] = {
         "copy": (16 * copied, lambda: np.copyto(target, source)),
-        "add": (20 * size, lambda: total.add(update)),
+        "copy_by_two": (16 * copied, lambda: copy_by_two(target, source)),
+        "add": (20 * size, lambda: add(1)),
+        "add_by_two": (20 * size, lambda: add(2)),
         "add_by_the_plain_formula": (20 * size, lambda: add_plainly(plain, deltas)),
         "gate": (12 * size, lambda: gate(deltas, shapes)),
         "hash": (4 * size, lambda: state_hash(flatten(model))),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*steps, "end_of_round")}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in seconds}
     for number in range(rounds + 1):
         total = StreamingSum(shapes)
         total.add(update)  # touches its memory
         for name in list(steps) if number % 2 == 0 else list(steps)[::-1]:
-            seconds[name].append(timed(steps[name][1]))
-        ending = timed(lambda: advance(model, total, {}, ServerOptimizerConfig()))  # noqa: B023
+            wall, cpu = timed(steps[name][1])
+            seconds[name].append(wall)
+            cpu_seconds[name].append(cpu)
+        ending, _ = timed(lambda: advance(model, total, {}, ServerOptimizerConfig()))  # noqa: B023
         seconds["end_of_round"].append(ending)
     seconds = {name: values[1:] for name, values in seconds.items()}  # the first touches memory
     return {
@@ -94,10 +106,25 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
             name: summary([moved / s / 1e9 for s in seconds[name]])
             for name, (moved, _) in steps.items()
         },
-        "add_over_copy_bandwidth": summary(
+        "add_over_copy_bandwidth": {
+            f"{adding} / {copying}": summary(
+                [
+                    (20 * size / add_s) / (16 * copied / copy_s)
+                    for add_s, copy_s in zip(seconds[adding], seconds[copying], strict=True)
+                ]
+            )
+            for adding, copying in (
+                ("add", "copy"),
+                ("add_by_two", "copy"),
+                ("add_by_two", "copy_by_two"),
+            )
+        },
+        "add_over_copy_bandwidth_by_cpu_seconds": summary(
             [
-                (20 * size / add) / (16 * copied / copy)
-                for add, copy in zip(seconds["add"], seconds["copy"], strict=True)
+                (20 * size / add_s) / (16 * copied / copy_s)
+                for add_s, copy_s in zip(
+                    cpu_seconds["add"][1:], cpu_seconds["copy"][1:], strict=True
+                )
             ]
         ),
         "plain_formula_over_add": summary(
@@ -111,6 +138,12 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
     }
 
 
+def copy_by_two(target: np.ndarray, source: np.ndarray) -> None:
+    half = source.size // 2
+    parts = (slice(half), slice(half, None))
+    list(TWO.map(lambda part: np.copyto(target[part], source[part]), parts))
+
+
 def add_plainly(total: dict[str, np.ndarray], deltas: Float32Groups) -> None:
     for name, delta in flatten(deltas).items():
         scaled = np.multiply(delta, 2.0**30, dtype=np.float64)
@@ -122,10 +155,11 @@ def gate(deltas: Float32Groups, shapes: Shapes) -> None:
     update_norm(deltas)
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this thread."""
+    wall, cpu = time.perf_counter(), time.thread_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.thread_time() - cpu
 
 
 if __name__ == "__main__":

@@ -41,13 +41,19 @@ def atomic_write_tensors(
     """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``.
 
     The tensors are written from where they lie; none is copied that is contiguous.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with _replacing(path) as temporary:
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
-        safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:  # its word for a full disk, too
+            raise OSError(f"{path}: {error}") from error
         temporary.chmod(mode)  # safetensors makes its files for their owner only
 
 

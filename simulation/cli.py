@@ -29,6 +29,7 @@ app = new_app()
 
 Engine = Literal["inprocess", "flower"]
 DEFAULT_WORKERS = os.cpu_count() or 1
+_MOST_ROWS = 40
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Sites or phantoms worked on at a time.")]
@@ -228,13 +229,15 @@ def _print_summary(summary: "RunSummary") -> None:
     for column in ("site (scans)", *names, "federated", "over best"):
         justify: Literal["left", "right"] = "left" if column.startswith("site") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
-    for site in summary.sites:
+    for site in summary.sites[:_MOST_ROWS]:
         qualities = [*site.baselines.values(), site.federated]
         cells = [f"{q.psnr_db:.2f} {q.ssim_percent:.1f}" for q in qualities]
         margin = f"{site.margin_db:+.2f} {site.margin_ssim:+.1f}"
         table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
+    if len(summary.sites) > _MOST_ROWS:
+        print(f"and {len(summary.sites) - _MOST_ROWS} more sites, in summary.json")
     for name, areas in summary.external.items():
         for comparison, found in areas.items():
             print(_external_line(f"{name}, {comparison}", found))

@@ -1,6 +1,7 @@
 """One thread a test process (two that compete for two cores spin more than they compute), and
 what several tests need: the commands as a user calls them, and modules that are run by path."""
 
+import csv
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from iedn import console
+from sites.cohort import REQUIRED_COLUMNS
 
 torch.set_num_threads(1)
 
@@ -114,3 +116,18 @@ def _module(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def manifest_of(tmp_path):
+    """Writes rows as a manifest, absent cells empty, and gives its path."""
+
+    def written(rows):
+        path = tmp_path / "manifest.csv"
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, REQUIRED_COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return written

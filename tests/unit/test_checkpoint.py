@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
@@ -206,3 +208,15 @@ def test_a_copy_replaces_its_target_and_is_another_file(saved, tmp_path):
     atomic_copy(saved, target)
     assert target.read_bytes() == saved.read_bytes()
     assert target.stat().st_ino != saved.stat().st_ino
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_system(saved, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    before = saved.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        atomic_write_tensors(saved, TENSORS)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]

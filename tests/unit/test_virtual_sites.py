@@ -1,27 +1,22 @@
 """Virtual sites that share one cohort: a manifest each, whole patients, no image copied."""
 
-import csv
-
 import pytest
 
 from simulation.phantom import PhantomCohort
 from simulation.scenario import VirtualSites
 from simulation.virtual import write_manifests
-from sites.cohort import REQUIRED_COLUMNS, load_manifest
+from sites.cohort import load_manifest
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def manifest(manifest_of):
     """8 patients with two scans each."""
-    path = tmp_path / "manifest.csv"
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, REQUIRED_COLUMNS, restval="")
-        writer.writeheader()
-        for number in range(1, 9):
-            for visit in (1, 2):
-                row = {"patient_id": f"sub-{number:04d}", "scan_id": f"visit-{visit}"}
-                writer.writerow(row | {"T1WI": "t1.nii.gz", "CBV": "c.nii.gz"})
-    return path
+    files = {"T1WI": "t1.nii.gz", "CBV": "c.nii.gz"}
+    return manifest_of(
+        files | {"patient_id": f"sub-{number:04d}", "scan_id": f"visit-{visit}"}
+        for number in range(1, 9)
+        for visit in (1, 2)
+    )
 
 
 def virtual(count, patients=3):
