@@ -24,7 +24,7 @@ from sites.codes import CODES
 from sites.config import SiteConfig
 from sites.dataset import PreparedCohort, as_sample, examine_cohort
 from sites.release_log import verify
-from sites.report import CohortReport, cohort_report
+from sites.report import CohortReport, ReportedFinding, cohort_report
 
 from .check import age_text, scans_per_patient_text
 from .combination_page import HEADINGS
@@ -115,6 +115,7 @@ def render(
         config=config,
         report=report,
         codes=CODES,
+        findings=_by_code(report),
         modalities=[str(m) for m in Modality],
         results=results,
         is_phantom=is_phantom,
@@ -190,6 +191,14 @@ def _drawings(config: SiteConfig, results: ModelResults | None) -> dict[str, str
         areas = {str(name): estimate_text(area) for name, area in diagnostic.areas.items()}
         curves = {str(name): points for name, points in diagnostic.curves.items()}
         found["roc"] = drawing(roc_drawing(curves, areas))
+    return found
+
+
+def _by_code(report: CohortReport) -> dict[str, list[ReportedFinding]]:
+    """Findings of each code, gravest codes first."""
+    found: dict[str, list[ReportedFinding]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.code, []).append(finding)
     return found
 
 

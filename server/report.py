@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from iedn.files import atomic_write_bytes
-from iedn.html_page import drawing, page_environment
+from iedn.html_page import drawing, page_environment, tidy
 from iedn.modalities import Modality
 from iedn.parameters import groups_for
 
@@ -60,6 +60,7 @@ def draw_curves(events: list[Event], config: FederationConfig) -> bytes:
     """PNG of validation PSNR and SSIM a round, one line a site, the best round marked."""
     stream = io.BytesIO()
     made = _curves(events, config)
+    tidy(made)
     made.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return stream.getvalue()
 
