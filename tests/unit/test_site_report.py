@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -214,5 +215,5 @@ def test_roc_curve_by_hand_and_its_trapezoids_are_the_area():
     # Positives 3, 2; negatives 2, 1: pairs 3>2, 3>1, 2=2 (one half), 2>1: area 3.5 / 4.
     points = roc_curve([1, 1, 0, 0], [3.0, 2.0, 2.0, 1.0])
     assert points == ((0.0, 0.0), (0.0, 0.5), (0.5, 1.0), (1.0, 1.0))
-    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(points, points[1:], strict=False))
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(points))
     assert area == pytest.approx(3.5 / 4)
