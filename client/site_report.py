@@ -17,6 +17,7 @@ from iedn.console import showing_progress
 from iedn.evaluation.combination_table import METRICS as COMBINATION_METRICS
 from iedn.evaluation.combination_table import table_rows
 from iedn.evaluation.combinations import name_of
+from iedn.evaluation.results import SHOWN_METRICS
 from iedn.files import atomic_write_bytes
 from iedn.html_page import drawing, page_environment, picture
 from iedn.modalities import Modality
@@ -41,14 +42,6 @@ from .table3_page import METHOD, estimate_text, p_text
 
 REPORT = "report.html"
 PHANTOM_RECORD = "phantom.json"
-MEASURED_METRICS = (
-    ("psnr_db", "PSNR (dB)", 2),
-    ("ssim_percent", "SSIM (%)", 2),
-    ("mae", "MAE", 4),
-    ("bias", "bias", 4),
-    ("nrmse", "nRMSE", 4),
-    ("lesion_error", "lesion rCBV error", 3),
-)
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def render(
         modalities=[str(m) for m in Modality],
         results=results,
         is_phantom=is_phantom,
-        metrics=MEASURED_METRICS,
+        metrics=SHOWN_METRICS,
         releases=dict(releases),
         combinations=_combinations(config),
         combination_headings=HEADINGS,
