@@ -81,42 +81,46 @@ def write_page(folder: Path, records: Sequence[Record], scenario_file: Path) -> 
 def _conditions(
     results: Results, lesions: str, asl: str, *, optimisers: bool = False
 ) -> dict[str, Any]:
-    """Every method on the seeds that all have; empty if there is none."""
+    """Every method that was run, on the seeds that all of these have; empty if there is none."""
     wanted = [m for m in ORDER if (m in ("fedprox", "fedadam")) <= optimisers]
-    if asl == "all" and not results.seeds(lesions, asl, "fedavg"):
+    if asl == "all":  # the same as modality-aware; run once to see that
         wanted.remove("fedavg")
-    core = [m for m in wanted if m != "fedavg" or asl != "all"]
-    seeds = results.seeds(lesions, asl, *core)
+    there = [m for m in wanted if results.seeds(lesions, asl, m)]
+    seeds = results.seeds(lesions, asl, *there) if there else []
     if not seeds:
         return {}
-    of_method = {m: results.records(lesions, asl, m, seeds) for m in core}
-    found: dict[str, Any] = {"seeds": seeds, "methods": {}}
-    for method, records in of_method.items():
-        found["methods"][method] = _method(results, method, records, of_method["pooled"])
-    both = of_method.get("fedavg")
-    if both:
+    of_method = {m: results.records(lesions, asl, m, seeds) for m in there}
+    pooled, aware = of_method.get("pooled"), of_method.get("modality-aware")
+    found: dict[str, Any] = {"seeds": seeds, "missing": [m for m in wanted if m not in there]}
+    found["methods"] = {m: _method(results, m, r, pooled) for m, r in of_method.items()}
+    if aware and "fedavg" in of_method:
         found["modality_aware_minus_fedavg"] = {
-            subset: _differences(results, of_method["modality-aware"], both, subset)
+            subset: _differences(results, aware, of_method["fedavg"], subset)
             for subset in ("all six", OWN, "without ASL")
         }
-    same = results.seeds(lesions, asl, "fedavg", "modality-aware") if asl == "all" else []
-    if same:
-        a, b = (results.records(lesions, asl, m, same) for m in ("modality-aware", "fedavg"))
-        gap = difference(*(results.values(r, "all six", "psnr_db") for r in (a, b)))
-        found["fedavg_largest_difference_db"] = {
-            "seeds": same,
-            "value": max(float(abs(v.values).max()) for v in gap.values()),
-        }
-    found["late_gain_of_pooled_db"] = [round(late_gain(r), 3) for r in of_method["pooled"]]
-    found["above_best_single_site_db"] = best_single_site(
-        results, of_method["modality-aware"], of_method["local"]
-    )
-    found["cross_site_psnr_db"] = cross_site(results, of_method["local"])
-    return found
+    if pooled:
+        found["late_gain_of_pooled_db"] = [round(late_gain(r), 3) for r in pooled]
+    if aware and "local" in of_method:
+        local = of_method["local"]
+        found["above_best_single_site_db"] = best_single_site(results, aware, local)
+    if "local" in of_method:
+        found["cross_site_psnr_db"] = cross_site(results, of_method["local"])
+    return found | _same_averaging(results, lesions, asl)
+
+
+def _same_averaging(results: Results, lesions: str, asl: str) -> dict[str, Any]:
+    """Largest difference between both ways of averaging where they have to be one."""
+    seeds = results.seeds(lesions, asl, "fedavg", "modality-aware") if asl == "all" else []
+    if not seeds:
+        return {}
+    a, b = (results.records(lesions, asl, m, seeds) for m in ("modality-aware", "fedavg"))
+    gap = difference(*(results.values(r, "all six", "psnr_db") for r in (a, b)))
+    largest = max(float(abs(v.values).max()) for v in gap.values())
+    return {"fedavg_largest_difference_db": {"seeds": seeds, "value": largest}}
 
 
 def _method(
-    results: Results, method: Method, records: Sequence[Record], pooled: Sequence[Record]
+    results: Results, method: Method, records: Sequence[Record], pooled: Sequence[Record] | None
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for metric in METRICS:
@@ -129,11 +133,11 @@ def _method(
             "rounds_to_95_percent_of_pooled": [
                 rounds_to_pooled(r, p, metric) for r, p in zip(records, pooled, strict=True)
             ]
-            if records[0]["curve"]
+            if pooled and records[0]["curve"]
             else [],
         }
     found["lesion_error"] = estimate(results.values(records, OWN, "lesion_error"))
-    if method != "pooled":
+    if pooled and method != "pooled":
         found["gap_to_pooled"] = _differences(results, pooled, records, OWN)
     return found
 
@@ -208,34 +212,48 @@ def _setting(found: Mapping[str, Any], scenario: ScenarioConfig) -> str:
 
 
 def _bars(core: Mapping[str, Any]) -> list[str]:
-    lines = ["| bar | found | |", "|---|---|---|"]
-    everywhere, one = core["all"], core["one"]
-    if everywhere:
-        gap = everywhere["methods"]["modality-aware"]["gap_to_pooled"]
-        psnr, ssim = gap["psnr_db"], gap["ssim_percent"]
-        lines += [
-            _bar(f"gap to pooled <= {GAP_PSNR_DB} dB", _signed(psnr), psnr.value <= GAP_PSNR_DB),
-            _bar(f"gap to pooled <= {GAP_SSIM} SSIM points", _signed(ssim), ssim.value <= GAP_SSIM),
-        ]
-    for asl, condition in core.items():
-        if condition:
-            above = condition["above_best_single_site_db"]
-            least = min(above, key=lambda site: above[site][1].value)
-            text = f"least at {least}: {_signed(above[least][1])} dB above {above[least][0]}'s"
-            is_met = above[least][1].value > 0
-            lines.append(_bar(f"above the best single site, {ASL_TITLES[asl]}", text, is_met))
-            late = condition["late_gain_of_pooled_db"]
-            text = f"{max(late):.2f} dB at most, {fmean(late):.2f} on the average"
-            is_met = max(late) < PLATEAU_DB
-            bar = f"pooled gains < {PLATEAU_DB} dB in its last fifth, {ASL_TITLES[asl]}"
-            lines.append(_bar(bar, text, is_met))
-    if one:
-        for subset, found in one["modality_aware_minus_fedavg"].items():
-            psnr = found["psnr_db"]
-            text = f"{_signed(psnr)} dB, {_signed(found['ssim_percent'])} SSIM points"
-            bar = f"modality-aware - FedAvg > 0, one site has ASL, {subset}"
-            lines.append(_bar(bar, text, psnr.low > 0))
-    return lines if len(lines) > 2 else [NOT_YET]
+    lines = [
+        *_gap_bars(core["all"]),
+        *(line for asl, condition in core.items() for line in _condition_bars(asl, condition)),
+        *_averaging_bars(core["one"]),
+    ]
+    return ["| bar | found | |", "|---|---|---|", *lines] if lines else [NOT_YET]
+
+
+def _gap_bars(everywhere: Mapping[str, Any]) -> list[str]:
+    aware = everywhere.get("methods", {}).get("modality-aware", {})
+    if "gap_to_pooled" not in aware:
+        return []
+    psnr, ssim = (aware["gap_to_pooled"][metric] for metric in METRICS)
+    return [
+        _bar(f"gap to pooled <= {GAP_PSNR_DB} dB", _signed(psnr), psnr.value <= GAP_PSNR_DB),
+        _bar(f"gap to pooled <= {GAP_SSIM} SSIM points", _signed(ssim), ssim.value <= GAP_SSIM),
+    ]
+
+
+def _condition_bars(asl: str, condition: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if above := condition.get("above_best_single_site_db"):
+        least = min(above, key=lambda site: above[site][1].value)
+        best, gain = above[least]
+        text = f"least at {least}: {_signed(gain)} dB above {best}'s model"
+        lines.append(_bar(f"above the best single site, {ASL_TITLES[asl]}", text, gain.value > 0))
+    if late := condition.get("late_gain_of_pooled_db"):
+        text = f"{max(late):.2f} dB at most, {fmean(late):.2f} on the average"
+        bar = f"pooled gains < {PLATEAU_DB} dB in its last fifth, {ASL_TITLES[asl]}"
+        lines.append(_bar(bar, text, max(late) < PLATEAU_DB))
+    return lines
+
+
+def _averaging_bars(one: Mapping[str, Any]) -> list[str]:
+    return [
+        _bar(
+            f"modality-aware - FedAvg > 0, one site has ASL, {subset}",
+            f"{_signed(found['psnr_db'])} dB, {_signed(found['ssim_percent'])} SSIM points",
+            found["psnr_db"].low > 0,
+        )
+        for subset, found in one.get("modality_aware_minus_fedavg", {}).items()
+    ]
 
 
 def _bar(what: str, found: str, is_met: bool) -> str:
@@ -247,6 +265,9 @@ def _condition(condition: Mapping[str, Any]) -> list[str]:
         return [NOT_YET]
     methods = condition["methods"]
     lines = [f"Seeds {', '.join(str(s) for s in condition['seeds'])}.", ""]
+    if condition["missing"]:
+        missing = ", ".join(TITLES[m] for m in condition["missing"])
+        lines[0] += f" **Not run yet: {missing}.**"
     for metric, (title, digits) in METRICS.items():
         header = ["", f"{title}, own inputs", "worst site", "SD over sites", "gap to pooled"]
         header += list(SUBSETS)
@@ -281,7 +302,7 @@ def _rounds(by_seed: Sequence[int | None]) -> str:
 
 
 def _cross(condition: Mapping[str, Any]) -> list[str]:
-    if not condition:
+    if "cross_site_psnr_db" not in condition:
         return [NOT_YET]
     matrix = condition["cross_site_psnr_db"]
     sites = list(matrix)
@@ -290,10 +311,10 @@ def _cross(condition: Mapping[str, Any]) -> list[str]:
     lines += ["", _row(["model of", *sites]), _row(["---"] * (len(sites) + 1))]
     for model, means in matrix.items():
         lines.append(_row([model, *(f"{means[site]:.2f}" for site in sites)]))
-    lines += ["", "| site | best single site's model | modality-aware above it (dB) |"]
-    lines += ["|---|---|---|"]
-    for site, (best, above) in condition["above_best_single_site_db"].items():
-        lines.append(_row([site, best, _signed(above)]))
+    if above := condition.get("above_best_single_site_db"):
+        lines += ["", "| site | best single site's model | modality-aware above it (dB) |"]
+        lines += ["|---|---|---|"]
+        lines += [_row([site, best, _signed(gain)]) for site, (best, gain) in above.items()]
     return lines
 
 

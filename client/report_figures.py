@@ -58,7 +58,7 @@ def roc_drawing(curves: Mapping[str, Sequence[RocPoint]], areas: Mapping[str, st
         axes.plot(x, y, style, color=colour, linewidth=1.8, label=f"{name}: {areas[name]}")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.set_aspect("equal")
-    made.legend(loc="outside right center", fontsize=9, title="area (95 % interval)")
+    made.legend(loc="outside right center", fontsize=9, title="area (95 % interval)", frameon=False)
     return made
 
 
@@ -79,64 +79,79 @@ def rounds_drawing(rounds: Sequence[tuple[int, Mapping[str, float]]]) -> Figure:
 
 
 def montage(example: Example) -> bytes:
-    """PNG of one slice: every image, measured and synthetic CBV, and their difference.
+    """PNG of one slice: every image, and below measured and synthetic CBV and their difference.
 
     Radiological convention: the patient's right is on the left of the picture. Both CBV maps have
-    one fixed window, with a colour bar; the slice is the one with most lesion, else mid-brain.
+    one fixed window; the slice is the one with most lesion, else mid-brain.
     """
-    scan = example.scan
-    lesion = scan.regions.get("lesion_mask", scan.regions.get("reader_roi"))
-    where = lesion if lesion is not None and lesion.any() else scan.brain_mask
-    index = int(np.argmax(where.sum(axis=(1, 2))))
-    panels: list[tuple[str, FloatArray | None]] = [(str(m), scan.images.get(m)) for m in _SHOWN]
-    made = Figure(figsize=(11, 3.9), layout="constrained")
-    grid = made.subplots(2, 6)
-    for axes, (name, image) in zip(grid[0], panels, strict=True):
-        _grey(axes, name, image, scan, index)
-    for axes in grid[1][3:]:
-        axes.set_axis_off()
-    synthetic = example.synthetic * scan.brain_mask
-    shown = _colour(grid[1][1], "CBV synthetic", synthetic, scan, index)
-    if scan.cbv is not None:
-        measured = scan.cbv * scan.brain_mask
-        _colour(grid[1][0], "CBV measured", measured, scan, index)
-        plane = radiological(synthetic[index] - measured[index], scan.geometry.grid.affine)
-        low, high = DIFFERENCE_WINDOW
-        difference = grid[1][2].imshow(plane, cmap="RdBu_r", vmin=low, vmax=high)
-        _plain(grid[1][2], "synthetic - measured")
-        made.colorbar(difference, ax=grid[1][4], location="left", fraction=0.5, label="difference")
+    made = Figure(figsize=(11, 5.4), layout="constrained")
+    above, below = made.subfigures(2, 1, height_ratios=[1.0, 1.75])
+    view = _View(example.scan)
+    for axes, modality in zip(above.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
+        image = example.scan.images.get(modality)
+        if image is None:
+            _absent(axes, "not\nscanned")
+        else:
+            view.draw_image(axes, image)
+        axes.set_title(str(modality), fontsize=10)
+    panels = below.subplots(1, 3)
+    shown = view.draw_map(panels[1], example.synthetic, "turbo", CBV_WINDOW)
+    panels[1].set_title("CBV synthetic (brain mean 0.25)", fontsize=10)
+    below.colorbar(shown, ax=panels[1], shrink=0.85)
+    panels[0].set_title("CBV measured (brain mean 0.25)", fontsize=10)
+    if example.scan.cbv is None:
+        _absent(panels[0], "not\nmeasured")
+        panels[2].set_axis_off()
     else:
-        grid[1][0].set_facecolor("0.93")
-        _plain(grid[1][0], "CBV not measured")
-        grid[1][2].set_axis_off()
-    made.colorbar(
-        shown, ax=grid[1][3], location="left", fraction=0.5, label="CBV (brain mean 0.25)"
-    )
+        measured = example.scan.cbv
+        shown = view.draw_map(panels[0], measured, "turbo", CBV_WINDOW)
+        below.colorbar(shown, ax=panels[0], shrink=0.85)
+        error = example.synthetic - measured
+        shown = view.draw_map(panels[2], error, "RdBu_r", DIFFERENCE_WINDOW)
+        below.colorbar(shown, ax=panels[2], shrink=0.85)
+        panels[2].set_title("synthetic - measured", fontsize=10)
     stream = io.BytesIO()
     made.savefig(stream, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     return stream.getvalue()
 
 
-def _grey(axes: Axes, name: str, image: FloatArray | None, scan: PreparedScan, index: int) -> None:
-    if image is None:
-        axes.set_facecolor("0.93")
-        axes.text(0.5, 0.5, "not\nscanned", ha="center", va="center", transform=axes.transAxes)
-        axes.set_box_aspect(1)
-    else:
-        plane = radiological(image[index], scan.geometry.grid.affine)
-        brightest = float(np.percentile(image[scan.brain_mask > 0.5], _BRIGHTEST))
-        axes.imshow(plane, cmap="gray", vmin=0.0, vmax=brightest)
-        axes.text(0.02, 0.5, "R", color="yellow", fontsize=8, transform=axes.transAxes)
-    _plain(axes, name)
+class _View:
+    """One slice of a scan, as a radiologist looks at it."""
+
+    def __init__(self, scan: PreparedScan) -> None:
+        lesion = scan.regions.get("lesion_mask", scan.regions.get("reader_roi"))
+        self._lesion = lesion if lesion is not None and lesion.any() else None
+        where = scan.brain_mask if self._lesion is None else self._lesion
+        self._index = int(np.argmax(where.sum(axis=(1, 2))))
+        self._scan = scan
+
+    def draw_image(self, axes: Axes, image: FloatArray) -> None:
+        brightest = float(np.percentile(image[self._scan.brain_mask > 0.5], _BRIGHTEST))
+        axes.imshow(self._plane(image), cmap="gray", vmin=0.0, vmax=brightest)
+        self._finish(axes)
+
+    def draw_map(
+        self, axes: Axes, volume: FloatArray, colours: str, window: tuple[float, float]
+    ) -> AxesImage:
+        inside = self._plane(self._scan.brain_mask) > 0.5
+        plane = np.ma.masked_where(~inside, self._plane(volume))
+        axes.set_facecolor("black")
+        shown = axes.imshow(plane, cmap=colours, vmin=window[0], vmax=window[1])
+        if self._lesion is not None:
+            outline = self._plane(self._lesion)
+            colour = "black" if window[0] < 0 else "white"  # a difference is pale near 0
+            axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.0)
+        self._finish(axes)
+        return shown
+
+    def _plane(self, volume: FloatArray) -> FloatArray:
+        return radiological(volume[self._index], self._scan.geometry.grid.affine)
+
+    def _finish(self, axes: Axes) -> None:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.03, 0.5, "R", color="yellow", fontsize=8, transform=axes.transAxes)
 
 
-def _colour(axes: Axes, name: str, volume: FloatArray, scan: PreparedScan, index: int) -> AxesImage:
-    low, high = CBV_WINDOW
-    plane = radiological(volume[index], scan.geometry.grid.affine)
-    _plain(axes, name)
-    return axes.imshow(plane, cmap="turbo", vmin=low, vmax=high)
-
-
-def _plain(axes: Axes, title: str) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9)
+def _absent(axes: Axes, why: str) -> None:
+    axes.set(xticks=[], yticks=[], facecolor="0.93", box_aspect=1)
+    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)

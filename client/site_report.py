@@ -17,6 +17,7 @@ from iedn.console import showing_progress
 from iedn.evaluation.combination_table import METRICS as COMBINATION_METRICS
 from iedn.evaluation.combination_table import table_rows
 from iedn.evaluation.combinations import name_of
+from iedn.evaluation.results import SHOWN_METRICS
 from iedn.files import atomic_write_bytes
 from iedn.html_page import drawing, page_environment, picture
 from iedn.modalities import Modality
@@ -24,7 +25,7 @@ from sites.codes import CODES
 from sites.config import SiteConfig
 from sites.dataset import PreparedCohort, as_sample, examine_cohort
 from sites.release_log import verify
-from sites.report import CohortReport, cohort_report
+from sites.report import CohortReport, ReportedFinding, cohort_report
 
 from .check import age_text, scans_per_patient_text
 from .combination_page import HEADINGS
@@ -41,14 +42,6 @@ from .table3_page import METHOD, estimate_text, p_text
 
 REPORT = "report.html"
 PHANTOM_RECORD = "phantom.json"
-MEASURED_METRICS = (
-    ("psnr_db", "PSNR (dB)", 2),
-    ("ssim_percent", "SSIM (%)", 2),
-    ("mae", "MAE", 4),
-    ("bias", "bias", 4),
-    ("nrmse", "nRMSE", 4),
-    ("lesion_error", "lesion rCBV error", 3),
-)
 
 
 @dataclass(frozen=True)
@@ -115,10 +108,11 @@ def render(
         config=config,
         report=report,
         codes=CODES,
+        findings=_by_code(report),
         modalities=[str(m) for m in Modality],
         results=results,
         is_phantom=is_phantom,
-        metrics=MEASURED_METRICS,
+        metrics=SHOWN_METRICS,
         releases=dict(releases),
         combinations=_combinations(config),
         combination_headings=HEADINGS,
@@ -190,6 +184,14 @@ def _drawings(config: SiteConfig, results: ModelResults | None) -> dict[str, str
         areas = {str(name): estimate_text(area) for name, area in diagnostic.areas.items()}
         curves = {str(name): points for name, points in diagnostic.curves.items()}
         found["roc"] = drawing(roc_drawing(curves, areas))
+    return found
+
+
+def _by_code(report: CohortReport) -> dict[str, list[ReportedFinding]]:
+    """Findings of each code, gravest codes first."""
+    found: dict[str, list[ReportedFinding]] = {}
+    for finding in report.findings:
+        found.setdefault(finding.code, []).append(finding)
     return found
 
 

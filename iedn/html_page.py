@@ -14,19 +14,10 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a5195", "#6b7280")
 """Told apart with any colour vision (Okabe and Ito), and in this order by every figure."""
 MARKERS = "osD^vPX*"
-GREY = "#6b7280"
+GREY, PALE = "#6b7280", "#e5e7eb"
 
-_STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.hashsalt": "iedn",
-}
+_STYLE = {"svg.hashsalt": "iedn"}
+"""The same numbers give the same file."""
 
 
 def page_environment(package: str) -> Environment:
@@ -38,17 +29,26 @@ def page_environment(package: str) -> Environment:
 
 
 def figure(width: float, height: float) -> Figure:
-    """A figure of so many inches in the pages' style."""
-    with rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    """A figure of so many inches."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def drawing(made: Figure) -> Markup:
     """The figure as the address of an image inside the page (SVG)."""
+    tidy(made)
     stream = io.BytesIO()
     with rc_context(_STYLE):
         made.savefig(stream, format="svg", metadata={"Date": None})
     return _address("image/svg+xml", stream.getvalue())
+
+
+def tidy(made: Figure) -> None:
+    """No frame but the axes, and a pale grid behind the numbers."""
+    for axes in made.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(GREY)
+        axes.grid(visible=True, color=PALE, linewidth=0.8)
+        axes.set_axisbelow(True)
 
 
 def picture(png: bytes) -> Markup:

@@ -12,8 +12,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from iedn.evaluation.results import SHOWN_METRICS
 from iedn.files import atomic_write_bytes
-from iedn.html_page import drawing, page_environment
+from iedn.html_page import drawing, page_environment, tidy
 from iedn.modalities import Modality
 from iedn.parameters import groups_for
 
@@ -30,15 +31,6 @@ COMPARISONS = {
 }
 REPORT, CURVES = "report.html", "curves.png"
 
-METRICS = (
-    ("psnr_db", "PSNR (dB)", 2),
-    ("ssim_percent", "SSIM (%)", 2),
-    ("mae", "MAE", 4),
-    ("bias", "bias", 4),
-    ("nrmse", "nRMSE", 4),
-    ("lesion_error", "lesion rCBV error", 3),
-)
-"""Name, heading and digits."""
 SELECTION = {
     "mean-psnr": "highest mean validation PSNR, each site counted alike; the later of equal rounds",
     "worst-site-psnr": "highest validation PSNR at the worst site; the later of equal rounds",
@@ -61,6 +53,7 @@ def draw_curves(events: list[Event], config: FederationConfig) -> bytes:
     """PNG of validation PSNR and SSIM a round, one line a site, the best round marked."""
     stream = io.BytesIO()
     made = _curves(events, config)
+    tidy(made)
     made.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return stream.getvalue()
 
@@ -88,7 +81,7 @@ def render(events: list[Event], config: FederationConfig, lock: dict[str, Any]) 
         groups=groups_for(Modality),
         worst=worst_site,
         comparisons=COMPARISONS,
-        metrics=METRICS,
+        metrics=SHOWN_METRICS,
         selection=SELECTION[config.rounds.selection],
         drawings=_drawings(events, config),
     )

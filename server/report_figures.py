@@ -45,7 +45,9 @@ def curves(rounds: Sequence[Event], best: int | None, title: str) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
     if 0 < len(sites) <= MOST_IN_LEGEND:
         handles, labels = made.axes[0].get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+        made.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False
+        )
     made.suptitle(title, fontsize=11)
     return made
 
@@ -81,7 +83,7 @@ def forest(lines: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     axes.set(yticks=[], ylim=(-0.6, len(lines) - 0.4), xlim=(0.0, 1.0))
     axes.set_xlabel("area under the ROC curve, 95 % interval")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
     return made
 
 
@@ -103,7 +105,7 @@ def strata(sites: Mapping[str, Mapping[str, float]], metric: str, label: str) ->
     for row, site in enumerate(reversed(list(sites))):
         axes.text(1.01, row, site, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set(yticks=[], ylim=(-0.6, len(sites) - 0.4), xlabel=label)
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
     return made
 
 

@@ -69,7 +69,8 @@ class PolicyConfig(FrozenModel):
         count_step: declared numbers of scans are rounded down to multiples of this.
         min_class_patients: a diagnostic release needs as many patients of each outcome.
         min_cell: no count of patients or scans below this leaves in a diagnostic release, neither
-            as it stands nor as the difference of two releases.
+            as it stands nor as the difference of two releases; nor do two averages of image
+            quality differ by fewer.
         review: a diagnostic release leaves only after somebody at the site has seen these very
             numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.

@@ -102,9 +102,8 @@ def _why_held(
     name: str, scans: frozenset[Scan], earlier: Sequence[ScanSets], policy: PolicyConfig
 ) -> str:
     patients = num_patients_of(scans)
-    least = max(policy.min_patients, policy.min_cell)
-    if patients < least:
-        return f"{patients} patients; policy.min_patients and policy.min_cell demand {least}"
+    if patients < policy.min_patients:
+        return f"{patients} patients; policy.min_patients demands {policy.min_patients}"
     for before in earlier:
         if name in before and (problem := small_difference(scans, before[name], policy.min_cell)):
             return f"with an earlier release, {problem}"

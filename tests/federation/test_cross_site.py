@@ -1,6 +1,7 @@
 """The cross-site matrix: every site's own best model, and the federated one, at every site."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from client.training import network_from
 from iedn.evaluation.metrics import psnr
 from iedn.inference import synthesize
+from iedn.parameters import flatten, state_hash
 from server.config import load_federation
 from server.run_folder import RunFolder
 from simulation.cross_site import CROSS_SITE, best_local_model, mean_psnr, write_cross_site
@@ -56,3 +58,22 @@ def test_local_model_is_the_best_of_its_own_validation(finished):
     assert quality[0] >= quality[1]
     assert set(best.config.modalities) == set(cohort.counts)
     assert all(torch.isfinite(p).all() for p in best.parameters())
+
+
+def test_the_benchmark_trains_what_the_product_trains(finished, monkeypatch):
+    """Its loop without messages and files ends in the very model of the run, bit for bit."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from federated_work import Site, Unit, federated
+
+    out, config = finished
+    sites = {}
+    for name in sorted(n for n, entry in config.sites.items() if entry.role == "train"):
+        cohort = cohort_of(out, config, name)
+        scans = tuple(cohort.train[i] for i in range(len(cohort.train)))
+        sites[name] = Site(scans, cohort.test)
+    scenario = load_scenario("smoke")
+    unit = Unit("default", "all", "modality-aware", config.seed)
+    *_, (number, state) = federated(unit, sites, scenario)
+    commit = RunFolder(out, config).last_commit()
+    assert number == commit["round"] == config.rounds.count
+    assert state_hash(flatten(state)) == commit["model_hash"]

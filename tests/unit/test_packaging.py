@@ -57,7 +57,8 @@ def test_wheel_holds_the_five_packages_and_metadata_only(wheel):
 def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
     allowed = re.compile(
         r"[a-z0-9_/]+\.py|[a-z]+/py\.typed|simulation/scenarios/[a-z-]+\.toml"
-        r"|sites/examples/[a-z-]+\.toml|server/templates/[a-z.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
+        r"|sites/examples/[a-z-]+\.toml"
+        r"|(?:server|client|iedn)/templates/[a-z_.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
         r"|client/rating/static/[a-z]+\.(html|css|js)"
         r"|client/rating/static/vendor/(niivue\.js|niivue\.json|LICENSES\.txt)"
     )
@@ -66,7 +67,12 @@ def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
 
 
 def test_wheel_holds_what_the_commands_need(wheel):
-    for name in ("simulation/scenarios/demo.toml", "server/templates/report.html.j2"):
+    for name in (
+        "simulation/scenarios/demo.toml",
+        "server/templates/report.html.j2",
+        "client/templates/site_report.html.j2",
+        "iedn/templates/page.html.j2",
+    ):
         assert name in wheel
     for name in ("index.html", *STATIC):
         assert f"client/rating/static/{name}" in wheel
