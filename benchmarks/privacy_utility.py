@@ -45,10 +45,10 @@ NAMES = {"ssim_percent": "SSIM %", "psnr_db": "PSNR dB", "lesion_error": "lesion
 
 @dataclass(frozen=True)
 class Work:
-    """Cohorts and the base network, the same for all units."""
+    """Cohort, base network and scans to score, the same for all units."""
 
     private: PreparedCohort
-    base: Network
+    base: Network | None
     numbers: list[int]
 
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, results: Path) -> None:
     ]
     if done.issuperset(units):
         return
-    work = prepare(arguments.out)
+    work = prepare(arguments.out, with_base="decoder" in arguments.modes)
     for unit in units:
         if unit not in done:
             started = time.process_time()
@@ -89,24 +89,24 @@ def run(arguments: argparse.Namespace, results: Path) -> None:
             append_line(results, json.dumps(row))
 
 
-def prepare(out: Path) -> Work:
+def prepare(out: Path, *, with_base: bool) -> Work:
     private = hospital(out / "private", patients=PATIENTS, train=TRAIN_SHARE, seed=5)
+    numbers = scored_scans(private.test, [tuple(Modality)])
+    if not with_base:
+        return Work(private, None, numbers)
     public = hospital(out / "public", patients=PUBLIC_PATIENTS, train=1.0, seed=77)
     base = build_network(PRESET.network, seed=1)
     set_recompute(base, "norms")
     train(base, public.train, BASE_TRAINING, seed=1)
-    return Work(private, base, scored_scans(private.test, [tuple(Modality)]))
+    return Work(private, base, numbers)
 
 
 def one(work: Work, mode: str, epsilon: str, seed: int) -> dict[str, float]:
     """Train, and measure on held-out patients."""
+    model = build_network(PRESET.network, seed=100 + seed)
+    groups = set(groups_of_network(PRESET.network))
     if mode == "decoder":
         model, groups = copy.deepcopy(work.base), {"decoder"}
-    else:
-        model, groups = (
-            build_network(PRESET.network, seed=100 + seed),
-            set(groups_of_network(PRESET.network)),
-        )
     set_recompute(model, "norms")
     freeze(model, groups, "all")
     dataset = work.private.train
