@@ -113,10 +113,8 @@ def _train(
     if config.threads is not None:
         settings = settings.model_copy(update={"threads": config.threads})
     set_recompute(model, config.recompute)
-    device, task = (
-        torch.device(config.device),
-        f"{config.name}: training steps of round {request.round}",
-    )
+    device = torch.device(config.device)
+    task = f"{config.name}: training steps of round {request.round}"
 
     def report(step: int, _: float) -> None:
         progress.report(task, step, settings.local_steps)
