@@ -14,6 +14,7 @@ from .credentials import credential_facts
 from .fact import Fact, ok
 from .installation import installation_facts, port_fact
 from .leaving import what_leaves
+from .ledger_facts import ledger_facts
 from .reachability import connection_facts
 from .session import count
 
@@ -27,7 +28,7 @@ def environment_facts(config: SiteConfig, *, offline: bool = False) -> list[Fact
         config: the site's.
         offline: leave out what needs the network.
     """
-    facts = installation_facts(config)
+    facts = [*installation_facts(config), *ledger_facts(config)]
     coordinator = config.coordinator
     if coordinator is None:
         found = "the site file has no [coordinator]: for local commands only, it cannot join"

@@ -120,7 +120,7 @@ def evaluate_labels(config: SiteConfig, model: Path, options: LabelOptions) -> s
         raise PolicyError(f"not approved: {refusal}. The table is in {config.folder / TABLE3}.md")
     if options.as_json:
         return json.dumps(_as_json(result, refusal, approved=options.approve), indent=2)
-    return page + "\n" + _what_leaves(result, refusal, approved=options.approve)
+    return page + "\n" + _what_leaves(config, result, refusal, approved=options.approve)
 
 
 def _review(config: SiteConfig, result: DiagnosticResult, *, approve: bool) -> str | None:
@@ -136,11 +136,15 @@ def _review(config: SiteConfig, result: DiagnosticResult, *, approve: bool) -> s
     return None
 
 
-def _what_leaves(result: DiagnosticResult, refusal: str | None, *, approved: bool) -> str:
+def _what_leaves(
+    config: SiteConfig, result: DiagnosticResult, refusal: str | None, *, approved: bool
+) -> str:
     if refusal is not None:
         return f"\nNothing of this would leave: {refusal}."
     release = result.release
-    numbers = would_leave(release.paired_areas, coarsen(release.num_scans))
+    numbers = would_leave(
+        release.paired_areas, coarsen(release.num_scans, config.policy.release_step)
+    )
     state = (
         "Approved: these numbers leave when the coordinator asks for this model:"
         if approved

@@ -22,6 +22,7 @@ from sites.hash_chain import Entry, entry_after
 from .accounting import PrivacyEvent
 from .ledger_copy import LedgerCopy
 from .ledger_entries import (
+    ANSWERED,
     OPENED,
     RAISED,
     RECORDED,
@@ -31,8 +32,7 @@ from .ledger_entries import (
     events_of,
     head_of,
     limits_of,
-    purpose_of,
-    spent,
+    unanswered,
 )
 from .ledger_store import LedgerStore
 from .timed_accounting import epsilon_in_time
@@ -142,9 +142,10 @@ class PrivacyLedger:
             LedgerError: the ledger cannot be written or trusted; it may be spent nevertheless.
             CohortError: a chain is broken.
         """
-        facts = spent(event, run=run, round_number=round_number, base_hash=base_hash)
-        if before := self._unanswered(facts):
-            return Reservation(before["number"], before["epsilon"], is_new=False)
+        purpose = _purpose(run, round_number, base_hash)
+        facts = {"kind": SPENT, **purpose, **asdict(event)}
+        if before := unanswered(self.entries(), facts):
+            return Reservation(before[0]["number"], before[0]["epsilon"], is_new=False)
         entry = self._append(lambda entries: facts | self._affordable(entries, event))
         return Reservation(entry["number"], entry["epsilon"], is_new=True)
 
@@ -160,10 +161,14 @@ class PrivacyLedger:
             LedgerError: it cannot be written; then nothing may leave.
             CohortError: a chain is broken.
         """
-        wanted = (run, round_number, base_hash)
-        done = [e for e in self.entries() if e["kind"] == SPENT]
-        same = (e for e in done if (e["run"], e["round"], e["base_hash"]) == wanted)
-        self._store.mark_answered(*(entry["number"] for entry in same))
+        purpose = _purpose(run, round_number, base_hash)
+
+        def compose(entries: list[Entry]) -> Mapping[str, Any]:
+            numbers = [entry["number"] for entry in unanswered(entries, purpose)]
+            return {"kind": ANSWERED, "entries": numbers, "epsilon": head_of(entries).epsilon}
+
+        if unanswered(self.entries(), purpose):
+            self._append(compose)
 
     def head(self) -> LedgerHead:
         """Where the ledger stands; raises as ``entries``."""
@@ -240,7 +245,6 @@ class PrivacyLedger:
             self._store.create(longer)
             if missing := longer[len(entries) :]:
                 self._store.append(*missing)
-            self._store.mark_answered(*(entry["number"] for entry in longer))
             self._copy.extend(longer[len(known) :])
         return self._append(lambda entries: _by_hand(RECOVERED, reason, entries))
 
@@ -266,17 +270,11 @@ class PrivacyLedger:
                 self.entries()  # the copy follows before anything is done on the entry's account
                 return entry
 
-    def _unanswered(self, facts: Mapping[str, Any]) -> Entry | None:
-        """An expense for the same purpose that nothing came of, since the process was killed."""
-        entries, answered = self.entries(), self._store.answered()
-        same = (e for e in entries if e["kind"] == SPENT and purpose_of(e) == facts)
-        return next((entry for entry in same if entry["number"] not in answered), None)
-
     def _affordable(self, entries: list[Entry], event: PrivacyEvent) -> Mapping[str, Any]:
         epsilon = self._cost(entries, event)
         if not epsilon <= min(self._epsilon_max, limits_of(entries).epsilon_max):
             raise PolicyError(
-                "the privacy budget (epsilon_max) does not allow another round; "
+                "the privacy budget does not allow another round; "
                 "`iedn-client --site NAME ledger` shows what it was spent on"
             )
         return {"epsilon": epsilon}
@@ -284,6 +282,10 @@ class PrivacyLedger:
     def _cost(self, entries: list[Entry], event: PrivacyEvent) -> float:
         """Epsilon of all entries and one more event."""
         return self._accountant([*events_of(entries), event], limits_of(entries).delta)
+
+
+def _purpose(run: str, round_number: int, base_hash: str) -> dict[str, Any]:
+    return {"run": run, "round": round_number, "base_hash": base_hash}
 
 
 def _by_hand(kind: str, reason: str, entries: list[Entry]) -> dict[str, Any]:
@@ -298,12 +300,10 @@ def _check_reason(reason: str) -> None:
 
 def _check_limits(opened: Limits, wanted: Limits, path: Path) -> None:
     if wanted.delta != opened.delta:
-        problem = (
-            f"delta is {wanted.delta:g} in site.toml; this ledger was opened with {opened.delta:g}"
-        )
+        problem = f"privacy.delta is {wanted.delta:g} in site.toml; this ledger has another"
         raise ConfigError(problem, where=str(path), allowed=f"{opened.delta:g}, for ever")
     if wanted.epsilon_max > opened.epsilon_max:
-        problem = f"epsilon_max is {wanted.epsilon_max:g} in site.toml; this ledger allows less"
+        problem = f"privacy.epsilon is {wanted.epsilon_max:g} in site.toml; this ledger allows less"
         allowed = (
             f"at most {opened.epsilon_max:g}; to allow more, run "
             "`iedn-client --site NAME ledger --raise-to EPSILON --reason TEXT`"

@@ -2,15 +2,17 @@
 
 ``opened``     the first entry: epsilon_max and delta
 ``spent``      noise, sampling rate and steps, for which run, round and model
+``answered``   numbers of ``spent`` entries whose answer was about to leave
 ``recorded``   the same, spent without this ledger's knowledge and added by hand
 ``raised``     a larger epsilon_max
 ``recovered``  ledger and second file were put together again
 
 Each holds ``epsilon``, spent by it and all before; those written by hand hold their ``reason``.
+After ``recovered``, everything before counts as answered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sites.egress import LedgerHead
@@ -18,7 +20,8 @@ from sites.hash_chain import Entry
 
 from .accounting import PrivacyEvent
 
-OPENED, SPENT, RECORDED, RAISED, RECOVERED = "opened", "spent", "recorded", "raised", "recovered"
+OPENED, SPENT, ANSWERED = "opened", "spent", "answered"
+RECORDED, RAISED, RECOVERED = "recorded", "raised", "recovered"
 
 _EVENT = tuple(field.name for field in fields(PrivacyEvent))
 
@@ -37,9 +40,12 @@ class Limits:
 
 
 def head_of(entries: Sequence[Entry]) -> LedgerHead:
-    """Where a ledger with these entries (at least one) stands."""
-    last = entries[-1]
-    return LedgerHead(last["number"], last["hash"], last["epsilon"])
+    """Where a ledger with these entries (at least one) stands.
+
+    Notes of answers are left out: what was forgotten can be recorded again entry by entry.
+    """
+    counted = [entry for entry in entries if entry["kind"] != ANSWERED]
+    return LedgerHead(len(counted), counted[-1]["hash"], counted[-1]["epsilon"])
 
 
 def limits_of(entries: Sequence[Entry]) -> Limits:
@@ -54,12 +60,14 @@ def events_of(entries: Sequence[Mapping[str, Any]]) -> list[PrivacyEvent]:
     return [PrivacyEvent(**{name: entry[name] for name in _EVENT}) for entry in done]
 
 
-def purpose_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a ``spent`` entry is for, and what was to be done: all that a repeat has in common."""
-    return {name: entry[name] for name in ("kind", "run", "round", "base_hash", *_EVENT)}
-
-
-def spent(event: PrivacyEvent, *, run: str, round_number: int, base_hash: str) -> dict[str, Any]:
-    """The facts of a ``spent`` entry."""
-    purpose = {"run": run, "round": round_number, "base_hash": base_hash}
-    return {"kind": SPENT, **purpose, **asdict(event)}
+def unanswered(entries: Sequence[Entry], facts: Mapping[str, Any]) -> list[Entry]:
+    """The ``spent`` entries that say ``facts`` and that nothing came of: somebody was killed."""
+    recovered = max((e["number"] for e in entries if e["kind"] == RECOVERED), default=0)
+    done = {number for e in entries if e["kind"] == ANSWERED for number in e["entries"]}
+    return [
+        entry
+        for entry in entries[recovered:]
+        if entry["kind"] == SPENT
+        and entry["number"] not in done
+        and all(entry[name] == value for name, value in facts.items())
+    ]

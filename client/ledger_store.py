@@ -23,14 +23,10 @@ _REFUSED = "BEGIN SELECT RAISE(ABORT, 'the privacy ledger is append-only'); END"
 _NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM entries)"
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS answered (number INTEGER PRIMARY KEY)",
     f"CREATE TRIGGER IF NOT EXISTS no_gap BEFORE INSERT ON entries "
     f"WHEN NEW.number <> {_NEXT} {_REFUSED}",
-    *(
-        f"CREATE TRIGGER IF NOT EXISTS {table}_no_{change} BEFORE {change} ON {table} {_REFUSED}"
-        for table in ("entries", "answered")
-        for change in ("update", "delete")
-    ),
+    f"CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries {_REFUSED}",
+    f"CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries {_REFUSED}",
 )
 
 
@@ -73,7 +69,9 @@ class LedgerStore:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return []
         with _explained(self.path), self._connected() as connection:
-            lines = _lines(connection)
+            # Without a table: the process that made the file was killed.
+            has_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'")
+            lines = _lines(connection) if has_table.fetchone() else []
         return checked_chain(lines, str(self.path))
 
     def append(self, *entries: Entry) -> bool:
@@ -91,25 +89,6 @@ class LedgerStore:
             for entry in entries:
                 _insert(connection, entry)
         return True
-
-    def mark_answered(self, *numbers: int) -> None:
-        """Note, durably, that what these entries were spent for is about to leave.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
-        with _explained(self.path), self._connected() as connection, _writing(connection):
-            rows = [(number,) for number in numbers]
-            connection.executemany("INSERT OR IGNORE INTO answered VALUES (?)", rows)
-
-    def answered(self) -> frozenset[int]:
-        """Numbers of the entries so marked.
-
-        Raises:
-            LedgerError: it cannot be read.
-        """
-        with _explained(self.path), self._connected() as connection:
-            return frozenset(n for (n,) in connection.execute("SELECT number FROM answered"))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

@@ -16,6 +16,7 @@ from iedn.protocol.records import parse, to_record
 
 from .config import FederationConfig
 from .exchange import Patience, Question, ask
+from .gate import declared_weight
 from .registry import SiteRegistry
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,15 @@ class Federation:
     def trainers(self) -> list[str]:
         """The training sites that joined."""
         return [s for s, c in sorted(self.capabilities.items()) if c.role == "train"]
+
+    def largest_shares(self) -> dict[str, int]:
+        """Percent, rounded up, of a group's declared scans that the site with most of them has."""
+        weights: dict[str, list[int]] = {}
+        for site in self.trainers():
+            for group in self.groups_of(site):
+                weight = declared_weight(self.capabilities[site], group)
+                weights.setdefault(group, []).append(weight)
+        return {g: -(-100 * max(w) // sum(w)) for g, w in weights.items() if sum(w)}
 
     def evaluators(self) -> list[str]:
         """The evaluating sites that joined."""

@@ -84,6 +84,7 @@ class _Intake:
     federation: Federation
     state: RoundState
     owners: dict[str, int]
+    shares: dict[str, int]
     shapes: Shapes
     total: StreamingSum
     norm_bound: float
@@ -100,6 +101,7 @@ class _Intake:
             federation,
             state,
             owners={g: sum(g in groups for groups in owned) for g in shapes},
+            shares=federation.largest_shares(),
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
@@ -121,6 +123,7 @@ class _Intake:
             training=config.training,
             seed=config.seed,
             group_sites={g: self.owners[g] for g in groups if g in self.owners},
+            group_shares={g: self.shares[g] for g in groups if g in self.shares},
             privacy=config.privacy,
         )
 

@@ -25,6 +25,7 @@ from .privacy import PrivacyConfig
 
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
+ImageMetric = Literal["psnr_db", "ssim_percent", "mae"]
 RegistrationMode = Literal["auto", "off"]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -59,9 +60,13 @@ class PolicyConfig(FrozenModel):
     Attributes:
         min_patients: nothing computed from fewer patients leaves.
         min_group_sites: a parameter group is sent only if at least this many sites train it.
+        max_group_share: a group in which one site has more than this part of the declared scans
+            counts as trained by one site: the sum is hardly more than its update.
         reveal_small_group: send a group even if fewer sites than that train it.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
+        metrics: measures of image quality whose mean and standard deviation may leave.
+        count_step: declared numbers of scans are rounded down to multiples of this.
         min_class_patients: a diagnostic release needs as many patients of each outcome.
         min_cell: no count of patients or scans below this leaves in a diagnostic release, neither
             as it stands nor as the difference of two releases.
@@ -72,12 +77,25 @@ class PolicyConfig(FrozenModel):
 
     min_patients: int = Field(default=10, ge=1)
     min_group_sites: int = Field(default=3, ge=1)
+    max_group_share: float = Field(default=0.8, gt=0.0, le=1.0)
     reveal_small_group: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
+    metrics: tuple[ImageMetric, ...] = ("psnr_db", "ssim_percent", "mae")
+    count_step: int = Field(default=5, ge=1)
     min_class_patients: int = Field(default=10, ge=1)
     min_cell: int = Field(default=5, ge=1)
     review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
+
+    @property
+    def release_step(self) -> int:
+        """What the number of scans behind an evaluation is rounded down to multiples of."""
+        return max(self.count_step, self.min_cell)
+
+    @property
+    def max_group_percent(self) -> float:
+        """``max_group_share`` in percent, without what binary fractions add to it."""
+        return round(100 * self.max_group_share, 6)
 
 
 class SplitConfig(FrozenModel):

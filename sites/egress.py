@@ -2,7 +2,7 @@
 
 Default deny: a kind of release the policy does not name is refused, as is anything computed from
 fewer patients than it demands. Per-scan values have no way through. Declared counts are rounded
-down to multiples of 5, so that two releases cannot be subtracted to find one patient.
+down (``policy.count_step``), so that two releases cannot be subtracted to find one patient.
 """
 
 import logging
@@ -41,7 +41,6 @@ from .release_log import ReleaseLog
 
 _log = logging.getLogger(__name__)
 
-COARSE_STEP = 5
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
 
 Deltas = dict[str, dict[str, NDArray[np.float32]]]
@@ -75,7 +74,7 @@ class LedgerHead:
     """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
 
     Attributes:
-        count: entries.
+        count: entries, without those that only note an answer.
         hash: of the last one.
         epsilon: spent by all of them.
     """
@@ -85,7 +84,7 @@ class LedgerHead:
     epsilon: float
 
 
-def coarsen(count: int, step: int = COARSE_STEP) -> int:
+def coarsen(count: int, step: int) -> int:
     """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
     return 0 if count == 0 else max(1, count - count % step)
 
@@ -110,9 +109,9 @@ class Egress:
         is_trainer = role == "train"
         message = SiteCapabilities(
             role=role,
-            num_training_scans=coarsen(counts.scans) if is_trainer else 0,
+            num_training_scans=self._coarse(counts.scans) if is_trainer else 0,
             scans_by_modality={
-                m: coarsen(n) if is_trainer else 0
+                m: self._coarse(n) if is_trainer else 0
                 for m, n in counts.scans_by_modality.items()
                 if n > 0
             },
@@ -166,7 +165,7 @@ class Egress:
             run=request.run,
             round=request.round,
             base_hash=request.base_hash,
-            weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
+            weights={g: self._coarse(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
             epsilon=ledger and ledger.epsilon,
@@ -184,13 +183,17 @@ class Egress:
     def metrics(
         self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
     ) -> EvaluateReply:
-        """Mean and standard deviation (n - 1) of per-scan metrics.
+        """Mean and standard deviation (n - 1) of those per-scan metrics that the policy names.
 
         Raises:
-            PolicyError: metrics are not allowed, or too few patients.
+            PolicyError: metrics are not allowed, none of these, or too few patients.
         """
         self._allow("metrics", num_patients)
-        return self._evaluation(request, summary_of(rows), len(rows))
+        named = set(self._policy.metrics)
+        allowed = [{n: v for n, v in row.items() if n in named} for row in rows]
+        if not any(allowed):
+            raise PolicyError("policy.metrics allows none of these measures of image quality")
+        return self._evaluation(request, summary_of(allowed), len(rows))
 
     def diagnostic(self, request: EvaluateRequest, release: DiagnosticRelease) -> EvaluateReply:
         """Diagnostic value of an external cohort: seven numbers a comparison.
@@ -255,7 +258,7 @@ class Egress:
             evaluation=request.evaluation,
             metrics=dict(metrics),
             paired_areas=dict(paired_areas or {}),
-            num_scans=coarsen(num_scans, max(COARSE_STEP, self._policy.min_cell)),
+            num_scans=coarsen(num_scans, self._policy.release_step),
         )
         self._record(reply, {})
         return reply
@@ -275,8 +278,14 @@ class Egress:
     def _is_held(self, group: str, request: TrainRequest, counts: TrainingCounts) -> bool:
         if counts.patients_behind(group) < self._policy.min_patients:
             return True
-        few_sites = request.group_sites.get(group, 0) < self._policy.min_group_sites
-        return few_sites and not self._policy.reveal_small_group
+        share = request.group_shares.get(group, 100)
+        is_dominated = share > self._policy.max_group_percent
+        owners = request.group_sites.get(group, 0)
+        sites = min(owners, 1) if is_dominated else owners
+        return sites < self._policy.min_group_sites and not self._policy.reveal_small_group
+
+    def _coarse(self, count: int) -> int:
+        return coarsen(count, self._policy.count_step)
 
     def _check_norm(self, norm: float) -> None:
         bound = self._policy.max_update_norm

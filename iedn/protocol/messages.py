@@ -28,6 +28,7 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
+Percent = Annotated[int, Field(ge=1, le=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
 
@@ -91,6 +92,8 @@ class TrainRequest(RoundRequest):
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        group_shares: percent, rounded up, of the scans declared for each group that the site with
+            most of them has. A group without counts as one site's.
         privacy: the least privacy that the run asks of a site.
     """
 
@@ -98,6 +101,7 @@ class TrainRequest(RoundRequest):
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    group_shares: dict[GroupName, Percent] = Field(default_factory=dict)
     privacy: PrivacyDemand = PrivacyDemand()
 
 

@@ -429,3 +429,18 @@ def test_site_whose_privacy_ledger_was_restored_is_named_also_after_a_restart(tm
     assert (refused["status"], refused["code"]) == ("refused", "ledger-rolled-back")
     assert commits(found)[3]["contributions"]["decoder"]["sites"] == 1
     assert commits(found)[4]["roster"]["site-b"]["status"] == "accepted"
+
+
+def test_sites_are_told_how_much_of_a_group_its_largest_site_has(tmp_path):
+    """Of 400 scans site-b has 300; ASL is site-a's alone."""
+    asked = {}
+
+    class Watching(Player):
+        def train(self, site, record):
+            asked[site] = parse(record, TrainRequest)
+            return super().train(site, record)
+
+    run(federation(tmp_path / "run", count=1), Watching({"site-a": 0.5, "site-b": 0.25}))
+    shares = {"encoder.T1WI": 75, "decoder": 75}
+    assert asked["site-b"].group_shares == shares
+    assert asked["site-a"].group_shares == {**shares, "encoder.ASL": 100}

@@ -175,9 +175,10 @@ POINTS = {
     "between-log-and-kept-reply": Point("client.training:keep_reply"),
     "while-reply-is-kept": Point("pathlib:Path.replace", _is_kept),
     "after-reply-is-kept": Point("client.training:keep_reply", when="after"),
-    "before-it-is-marked": Point("client.ledger_store:LedgerStore.mark_answered"),
-    "while-it-is-marked": Point(COMMIT, count=2),
-    "after-it-is-marked": Point("client.ledger_store:LedgerStore.mark_answered", when="after"),
+    "before-the-answer-is-noted": Point("client.ledger:PrivacyLedger.answered"),
+    "while-the-answer-is-noted": Point(COMMIT, count=2),
+    "half-a-line-of-the-note": Point(LINE, count=2, when="torn"),
+    "after-the-answer-is-noted": Point("client.ledger:PrivacyLedger.answered", when="after"),
 }
 UNPAID = ("before-insert", "between-insert-and-commit")
 
@@ -197,25 +198,34 @@ def killed(point, site_file, asked, marker):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", POINTS)
-def test_killed_anywhere_it_is_paid_before_training_and_only_once(site_file, tmp_path, name):
-    answer(site_file, request(1))
-    assert killed(POINTS[name], site_file, request(2), tmp_path / "marker")
-    after = ledger(site_file).epsilon()
-    assert after == (2.0 if name in UNPAID else 4.0)
-    reply, _ = answer(site_file, request(2))
-    assert (reply.epsilon, reply.ledger_count) == (4.0, 3)
-    assert ledger(site_file).epsilon() == 4.0
-    assert len(verify(tmp_path / COPY)) == 3
-    (tmp_path / FILE).unlink()  # only now it has left: to train again would be another release
-    assert answer(site_file, request(2))[0].epsilon == 6.0
-
-
-def test_run_with_many_restarts_costs_what_an_undisturbed_one_costs(site_file, tmp_path):
+def test_killed_anywhere_it_is_paid_before_training_and_only_once(site_file, tmp_path):
+    """A round for each point; after all of them the run has cost what it costs undisturbed."""
+    ledger(site_file)
     for number, (name, point) in enumerate(POINTS.items(), start=1):
-        assert killed(point, site_file, request(number), tmp_path / name)
-        answer(site_file, request(number))
+        asked = request(number)
+        assert killed(point, site_file, asked, tmp_path / name), name
+        after = ledger(site_file).epsilon()
+        assert after == 2.0 * (number - (name in UNPAID)), name
+        reply, _ = answer(site_file, asked)
+        assert (reply.epsilon, reply.ledger_count) == (2.0 * number, number + 1), name
     assert ledger(site_file).epsilon() == 2.0 * len(POINTS)
+    assert len(verify(tmp_path / COPY)) == 1 + 2 * len(POINTS)
+
+
+@pytest.mark.parametrize("name", ["after-reply-is-kept", "while-the-answer-is-noted"])
+def test_reply_that_was_kept_uses_the_reservation_up_when_it_leaves(site_file, tmp_path, name):
+    ledger(site_file)
+    assert killed(POINTS[name], site_file, request(), tmp_path / "marker")
+    answer(site_file, request())  # from what was kept; it leaves now
+    (tmp_path / FILE).unlink()
+    assert answer(site_file, request())[0].epsilon == 4.0, "trained again: another release"
+
+
+@pytest.mark.parametrize("name", ["before-insert", "between-insert-and-commit"])
+def test_killed_while_the_ledger_is_made(site_file, tmp_path, name):
+    assert killed(POINTS[name], site_file, request(), tmp_path / "marker")
+    assert (tmp_path / LEDGER).exists()
+    assert answer(site_file, request())[0].epsilon == 2.0
 
 
 def test_full_disk_trains_nothing_and_is_never_forgotten(site_file, tmp_path, monkeypatch):

@@ -31,9 +31,11 @@ COUNTS = TrainingCounts(
 OPEN = PolicyConfig(min_patients=1, min_group_sites=1, releases=("update", "metrics", "diagnostic"))
 
 
-def request(sites=5):
+def request(sites=5, **shares):
     groups = {"encoder.T1WI": sites, "encoder.ASL": 1, "decoder": sites}
-    return TrainRequest(**ROUND, training=TrainingConfig(), seed=1, group_sites=groups)
+    percent = dict.fromkeys(groups, 40) | shares
+    fields = {"group_sites": groups, "group_shares": percent}
+    return TrainRequest(**ROUND, training=TrainingConfig(), seed=1, **fields)
 
 
 def evaluation(kind="metrics"):
@@ -61,7 +63,7 @@ def send(policy, log, request_=None, deltas_=None):
     ("count", "coarse"), [(0, 0), (1, 1), (4, 1), (5, 5), (9, 5), (10, 10), (744, 740)]
 )
 def test_counts_are_rounded_down_and_never_below_one(count, coarse):
-    assert coarsen(count) == coarse
+    assert coarsen(count, 5) == coarse
 
 
 def test_capabilities_declare_coarse_counts_and_nothing_else(log):
@@ -96,6 +98,42 @@ def test_group_of_few_sites_is_held_unless_the_site_reveals_it(log):
     assert send(policy, log)[0].held_groups == ("encoder.ASL",)
     revealing = policy.model_copy(update={"reveal_small_group": True})
     assert send(revealing, log)[0].held_groups == ()
+
+
+def test_group_that_is_almost_one_sites_counts_as_one_sites(log):
+    policy = PolicyConfig(min_patients=1, min_group_sites=2)
+    asked = [request(**{"encoder.T1WI": percent}) for percent in (80, 81)]
+    assert send(policy, log, asked[0])[0].held_groups == ("encoder.ASL",)
+    assert send(policy, log, asked[1])[0].held_groups == ("encoder.ASL", "encoder.T1WI")
+    alone = policy.model_copy(update={"min_group_sites": 1})
+    assert send(alone, log, asked[1])[0].held_groups == ()
+    strict = policy.model_copy(update={"max_group_share": 0.39})
+    with pytest.raises(PolicyError, match="every group"):
+        send(strict, log)
+
+
+def test_group_of_unknown_shares_counts_as_one_sites(log):
+    unknown = request().model_copy(update={"group_shares": {}})
+    with pytest.raises(PolicyError, match="every group"):
+        send(PolicyConfig(min_patients=1, min_group_sites=2), log, unknown)
+    off = PolicyConfig(min_patients=1, min_group_sites=2, max_group_share=1.0)
+    assert send(off, log, unknown)[0].held_groups == ("encoder.ASL",)
+
+
+def test_declared_counts_are_rounded_as_the_policy_says(log):
+    coarse = OPEN.model_copy(update={"count_step": 7})
+    assert Egress(coarse, log).capabilities("train", COUNTS, "run-1").num_training_scans == 21
+    assert send(coarse, log)[0].weights == {"encoder.T1WI": 21, "encoder.ASL": 1, "decoder": 21}
+
+
+def test_only_metrics_that_the_policy_names_leave(log):
+    policy = OPEN.model_copy(update={"metrics": ("mae",)})
+    rows = [{"psnr_db": 20.0, "mae": 0.5, "worst_scan": 3.0}, {"psnr_db": 22.0, "mae": 0.25}]
+    reply = Egress(policy, log).metrics(evaluation(), rows, num_patients=2)
+    assert set(reply.metrics) == {"mae_mean", "mae_sd"}
+    assert reply.metrics["mae_mean"] == 0.375
+    with pytest.raises(PolicyError, match="none of these"):
+        Egress(policy, log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=2)
 
 
 def test_if_everything_is_held_nothing_leaves(log):
