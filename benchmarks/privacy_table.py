@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.accounting import noise_multiplier_for
 
-EPSILONS = (1.0, 3.0, 8.0, 10.0, 200.0)
+EPSILONS = (1.0, 3.0, 8.0, 200.0)
 STEPS = (100, 400, 1600)
 RATES = (0.125, 0.25)
 BEGIN, END = "<!-- privacy table: begin -->", "<!-- privacy table: end -->"

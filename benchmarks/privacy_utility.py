@@ -35,39 +35,39 @@ from sites.dataset import PreparedCohort
 
 EPSILONS = ("inf", "100", "10", "8", "3")
 MODES = ("all", "decoder")
-PATIENTS, TRAIN_SHARE, PUBLIC_PATIENTS = 120, 0.8, 24
-PLAN = {"clip": 0.5, "sample_rate": 1 / 12, "patients_per_step": 8, "steps": 150}
-DELTA = 1e-3
-TRAINING = TrainingConfig(local_steps=PLAN["steps"], learning_rate=3e-3, keep_probability=0.75)
-BASE_TRAINING = TRAINING.model_copy(update={"local_steps": 300})
+TRAIN_SHARE, PUBLIC_PATIENTS, PATIENTS_PER_STEP = 0.8, 24, 8
+CLIP, DELTA, LEARNING_RATE, BASE_STEPS = 0.5, 1e-3, 3e-3, 300
 NAMES = {"ssim_percent": "SSIM %", "psnr_db": "PSNR dB", "lesion_error": "lesion rCBV error"}
 
 
 @dataclass(frozen=True)
 class Work:
-    """Cohorts and the base network, the same for all units."""
+    """Cohort, base network and scans to score, the same for all units."""
 
     private: PreparedCohort
-    base: Network
+    base: Network | None
     numbers: list[int]
+    steps: int
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/privacy"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--patients", type=int, default=120, help="of which 4 in 5 train")
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--write", type=Path, help="folder for privacy.md and privacy.png")
     parser.add_argument("--only-write", action="store_true", help="train nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = arguments.out / "results.jsonl"
+    results = arguments.out / f"results-{arguments.patients}-{arguments.steps}.jsonl"
     if not arguments.only_write:
         run(arguments, results)
     rows = read(results)
     print(json.dumps(summaries(rows), indent=1))
     if arguments.write:
-        write(arguments.write, rows)
+        write(arguments, rows)
 
 
 def run(arguments: argparse.Namespace, results: Path) -> None:
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, results: Path) -> None:
     ]
     if done.issuperset(units):
         return
-    work = prepare(arguments.out)
+    work = prepare(arguments)
     for unit in units:
         if unit not in done:
             started = time.process_time()
@@ -89,39 +89,52 @@ def run(arguments: argparse.Namespace, results: Path) -> None:
             append_line(results, json.dumps(row))
 
 
-def prepare(out: Path) -> Work:
-    private = hospital(out / "private", patients=PATIENTS, train=TRAIN_SHARE, seed=5)
+def prepare(arguments: argparse.Namespace) -> Work:
+    out, patients = arguments.out, arguments.patients
+    folder = out / f"private-{patients}"
+    private = hospital(folder, patients=patients, train=TRAIN_SHARE, seed=5)
+    numbers = scored_scans(private.test, [tuple(Modality)])
+    if "decoder" not in arguments.modes:
+        return Work(private, None, numbers, arguments.steps)
     public = hospital(out / "public", patients=PUBLIC_PATIENTS, train=1.0, seed=77)
     base = build_network(PRESET.network, seed=1)
     set_recompute(base, "norms")
-    train(base, public.train, BASE_TRAINING, seed=1)
-    return Work(private, base, scored_scans(private.test, [tuple(Modality)]))
+    train(base, public.train, training(BASE_STEPS), seed=1)
+    return Work(private, base, numbers, arguments.steps)
+
+
+def training(steps: int) -> TrainingConfig:
+    return TrainingConfig(local_steps=steps, learning_rate=LEARNING_RATE)
 
 
 def one(work: Work, mode: str, epsilon: str, seed: int) -> dict[str, float]:
     """Train, and measure on held-out patients."""
+    model = build_network(PRESET.network, seed=100 + seed)
+    groups = set(groups_of_network(PRESET.network))
     if mode == "decoder":
         model, groups = copy.deepcopy(work.base), {"decoder"}
-    else:
-        model, groups = (
-            build_network(PRESET.network, seed=100 + seed),
-            set(groups_of_network(PRESET.network)),
-        )
     set_recompute(model, "norms")
     freeze(model, groups, "all")
     dataset = work.private.train
     scans = PatientScans.grouped(dataset, [r.patient_id for r in dataset.records])
-    train_privately(model, scans, (TRAINING, plan_for(epsilon)))
+    plan = plan_for(epsilon, len(scans.by_patient), work.steps)
+    train_privately(model, scans, (training(work.steps), plan))
     return measured(work, model)
 
 
-def plan_for(epsilon: str) -> NoisePlan:
-    if epsilon == "inf":
-        return NoisePlan(**(PLAN | {"clip": 1e9}), noise_multiplier=1e-30)
-    noise = noise_multiplier_for(
-        float(epsilon), DELTA, sample_rate=PLAN["sample_rate"], steps=PLAN["steps"]
+def plan_for(epsilon: str, patients: int, steps: int) -> NoisePlan:
+    rate = PATIENTS_PER_STEP / patients
+    clip, noise = 1e9, 1e-30
+    if epsilon != "inf":
+        clip = CLIP
+        noise = noise_multiplier_for(float(epsilon), DELTA, sample_rate=rate, steps=steps)
+    return NoisePlan(
+        clip=clip,
+        noise_multiplier=noise,
+        sample_rate=rate,
+        patients_per_step=PATIENTS_PER_STEP,
+        steps=steps,
     )
-    return NoisePlan(**PLAN, noise_multiplier=noise)
 
 
 def measured(work: Work, model: Network) -> dict[str, float]:
@@ -131,7 +144,12 @@ def measured(work: Work, model: Network) -> dict[str, float]:
     inside = patient_losses(model, work.private.train)
     outside = patient_losses(model, work.private.test)
     area = membership_from(inside, outside).area
-    return {**found, "membership_area": round(area.value, 4), "patients": len(inside)}
+    return {
+        **found,
+        "membership_area": round(area.value, 4),
+        "train": len(inside),
+        "test": len(outside),
+    }
 
 
 def mean(values: Iterable[float | None]) -> float:
@@ -163,17 +181,17 @@ def summaries(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 # --- what is written ----------------------------------------------------------------------------
 
 
-def write(folder: Path, rows: list[dict[str, object]]) -> None:
+def write(arguments: argparse.Namespace, rows: list[dict[str, object]]) -> None:
+    folder, found = arguments.write, summaries(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    found = summaries(rows)
-    patients = rows[0]["patients"]
     lines = [
         "# Image quality against epsilon: phantom results",
         "",
-        "Made by `python benchmarks/privacy_utility.py --write docs/results`. Phantoms on the "
-        f"`tiny` grid; one site, {patients} training patients, "
-        f"{round(PATIENTS * (1 - TRAIN_SHARE))} held-out patients; {PLAN['steps']} steps, "
-        f"q = 1/12, B = {PLAN['patients_per_step']}, C = {PLAN['clip']}, delta = {DELTA:g}. "
+        "Made by `python benchmarks/privacy_utility.py --write docs/results "
+        f"--patients {arguments.patients} --steps {arguments.steps}`. Phantoms on the `tiny` grid, "
+        f"a scan each; one site, {rows[0]['train']} training and {rows[0]['test']} held-out "
+        f"patients; {arguments.steps} steps, B = {PATIENTS_PER_STEP}, C = {CLIP}, "
+        f"delta = {DELTA:g}, learning rate {LEARNING_RATE:g}; nothing tuned. "
         "Mean (lowest to highest) over seeds. `all`: from nothing. `decoder`: decoder of a network "
         f"trained without noise on {PUBLIC_PATIENTS} other phantoms. Membership: area under the "
         "ROC curve of telling training from held-out patients by their loss; 0.5 tells nothing.",

@@ -84,7 +84,7 @@ def _canary_lines(found: CanaryAudit) -> list[str]:
         f"  distance of those that were in: {found.measured_mu:.3f} standard deviations, "
         f"{found.expected_mu:.3f} expected (refuted from {found.mu_margin:.3f} above it)",
         f"  noise: {found.noise_ratio:.3f} of what is claimed "
-        f"(refuted below {1 - found.noise_margin:.3f})",
+        f"(refuted if it is off by {found.noise_margin:.3f})",
         "  nothing was refuted; that is no proof",
     ]
 

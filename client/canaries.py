@@ -9,7 +9,8 @@ verdicts follow:
   (1) training run, 2023), which must not exceed what the accountant claims;
 - mu, the distance of canaries that were in from those that were not in standard deviations, which
   must not exceed q sqrt(T) / sigma;
-- the standard deviation of canaries that were not in, which must not be less than sigma C sqrt(T).
+- the standard deviation of canaries that were not in, which must be sigma C sqrt(T): less is less
+  noise, more is noise that repeats itself from step to step.
 
 An audit that finds nothing proves nothing: it is a lower bound. One that finds something proves it.
 """
@@ -70,7 +71,7 @@ class CanaryAudit:
         found = {
             "epsilon": self.least_epsilon > self.claimed_epsilon,
             "mu": self.measured_mu > self.expected_mu + self.mu_margin,
-            "noise": self.noise_ratio < 1 - self.noise_margin,
+            "noise": abs(self.noise_ratio - 1) > self.noise_margin,
         }
         return tuple(name for name, is_refuted in found.items() if is_refuted)
 

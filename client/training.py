@@ -60,7 +60,8 @@ def answer_training(
     check_demand(session.config.privacy, request.privacy)
     sent = session.egress.check_update(request, groups, session.counts(request.grid))
     private = _private_round(session, request, sent)
-    with spend_before_training(session, request, private and private.event) as ledger:
+    event = None if private is None else private.event
+    with spend_before_training(session, request, event) as ledger:
         summary = _train(session, request, model, private)
         trained = groups if private is None else {g: groups[g] for g in sorted(private.groups)}
         after = state_by_group(model)
@@ -113,10 +114,8 @@ def _train(
     if config.threads is not None:
         settings = settings.model_copy(update={"threads": config.threads})
     set_recompute(model, config.recompute)
-    device, task = (
-        torch.device(config.device),
-        f"{config.name}: training steps of round {request.round}",
-    )
+    device = torch.device(config.device)
+    task = f"{config.name}: training steps of round {request.round}"
 
     def report(step: int, _: float) -> None:
         progress.report(task, step, settings.local_steps)

@@ -18,18 +18,18 @@ from client.privacy import NoisePlan, patient_gradient
 from sites.config import SITE_FILE
 
 SEEDS = range(5)
-PLAN = NoisePlan(clip=0.5, noise_multiplier=1.2, sample_rate=0.25, patients_per_step=16, steps=100)
+PLAN = NoisePlan(clip=0.5, noise_multiplier=0.8, sample_rate=0.25, patients_per_step=16, steps=100)
 
 
 def audited(entropy):
-    return audit_noise(PLAN, canaries=600, entropy=entropy)
+    return audit_noise(PLAN, canaries=300, entropy=entropy)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clean_training_is_not_accused(seeded_entropy, seed):
     found = audited(seeded_entropy(seed))
     assert found.violations == ()
-    assert found.steps == math.ceil((1.2 / 0.25) ** 2)
+    assert found.steps == math.ceil((0.8 / 0.25) ** 2)
     assert found.measured_mu == pytest.approx(found.expected_mu, abs=found.mu_margin)
     assert 0 < found.least_epsilon < found.claimed_epsilon
 
@@ -59,7 +59,12 @@ def plant_clipping_of_scans(patch, entropy):
 
 
 def plant_no_sampling(patch, entropy):
-    patch.setattr(entropy, "draw", lambda self, patients, rate: list(range(patients)))
+    draw = entropy.draw
+    patch.setattr(entropy, "draw", lambda self, patients, rate: draw(self, patients, 1.0))
+
+
+def plant_the_same_noise_at_every_step(patch, entropy):
+    patch.setattr(entropy, "noise", lambda self, device: torch.Generator().manual_seed(self.seed))
 
 
 def plant_half_the_noise(patch, entropy):
@@ -69,7 +74,13 @@ def plant_half_the_noise(patch, entropy):
     patch.setattr(module, "_generate_noise", lambda std, **rest: whole(std=std / 2, **rest))
 
 
-BUGS = [plant_no_clipping, plant_clipping_of_scans, plant_no_sampling, plant_half_the_noise]
+BUGS = [
+    plant_no_clipping,
+    plant_clipping_of_scans,
+    plant_no_sampling,
+    plant_half_the_noise,
+    plant_the_same_noise_at_every_step,
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -128,7 +139,7 @@ def site(tmp_path, privacy):
     return tmp_path / SITE_FILE
 
 
-NOISY = '[privacy]\ntier = "formal"\nnoise_multiplier = 1.2\nsample_rate = 0.25\n'
+NOISY = '[privacy]\ntier = "formal"\nnoise_multiplier = 0.8\nsample_rate = 0.25\n'
 
 
 def test_audit_command_says_what_it_found_and_that_it_is_no_proof(call, tmp_path):
@@ -143,7 +154,7 @@ def test_audit_command_says_what_it_found_and_that_it_is_no_proof(call, tmp_path
 
 def test_audit_command_ends_with_1_if_the_noise_is_too_little(call, tmp_path, monkeypatch):
     plant_half_the_noise(monkeypatch, None)
-    code, _, err = call(main, "--site", site(tmp_path, NOISY), "audit", "--canaries", "600")
+    code, _, err = call(main, "--site", site(tmp_path, NOISY), "audit", "--canaries", "300")
     assert code == AuditError.exit_code
     assert "refutes the claimed" in err
 
