@@ -182,9 +182,11 @@ def pressed_too_early(seat, link):
     seat.says("#alert", "Key 2 ignored: the maps are still being drawn")
     seat.keys("Enter")
     seat.says("#alert", "Enter ignored")
+    while len(held) < 2 + len(FEW):
+        seat.page.wait_for_timeout(100)
+    seat.page.unroute("**/volumes/*")
     for route in held:
         route.continue_()
-    seat.page.unroute("**/volumes/*")
     seat.ready()
     assert seat.checked() == 0
     seat.says("#place", "0 of 2 scored")
