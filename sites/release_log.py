@@ -32,6 +32,7 @@ class ReleaseLog:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._head, self._count, self._size = FIRST, 0, 0
         self._read()
 
     def append(self, facts: Entry) -> Entry:
