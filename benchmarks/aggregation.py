@@ -1,11 +1,10 @@
 """How fast the coordinator sums updates, beside how fast this machine copies memory.
 
-In every round the steps are taken in turns, by one thread unless said: a plain copy of as many
-bytes as the sum has (at most 256 MiB), also by two threads; adding one update to the exact sum,
-also by two threads; the same by the plain formula, which makes temporaries of a tensor's size; the
-gate's checks; the end of the round; the hash. Bytes moved are: of a copy, those read and those
-written; of an addition, those read of the deltas and those read and written of the sum. Prints one
-JSON object with medians, and ratios round by round.
+One thread. In every round the steps are taken in turns: a plain copy of as many bytes as the sum
+has (at most 256 MiB); adding one update to the exact sum; the same by the plain formula, which
+makes temporaries of a tensor's size; the gate's checks; the end of the round; the hash. Bytes moved
+are: of a copy, those read and those written; of an addition, those read of the deltas and those
+read and written of the sum. Prints one JSON object with medians, and ratios round by round.
 
     python benchmarks/aggregation.py --model-mb 150 700 --rounds 7
 """
@@ -14,7 +13,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -30,7 +28,6 @@ from server.optimizers import ServerOptimizerConfig, advance
 MEGABYTE = 10**6
 WEIGHT = 35
 MOST_COPIED = 2**25
-TWO = ThreadPoolExecutor(2)
 
 
 def main() -> None:
@@ -73,15 +70,9 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
     source, target = np.ones(copied, np.int64), np.ones(copied, np.int64)
     total = StreamingSum(shapes)
 
-    def add(threads: int) -> None:
-        total.threads = threads
-        total.add(update)
-
     steps: dict[str, tuple[int, Callable[[], object]]] = {
         "copy": (16 * copied, lambda: np.copyto(target, source)),
-        "copy_by_two": (16 * copied, lambda: copy_by_two(target, source)),
-        "add": (20 * size, lambda: add(1)),
-        "add_by_two": (20 * size, lambda: add(2)),
+        "add": (20 * size, lambda: total.add(update)),
         "add_by_the_plain_formula": (20 * size, lambda: add_plainly(plain, deltas)),
         "gate": (12 * size, lambda: gate(deltas, shapes)),
         "hash": (4 * size, lambda: state_hash(flatten(model))),
@@ -106,19 +97,12 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
             name: summary([moved / s / 1e9 for s in seconds[name]])
             for name, (moved, _) in steps.items()
         },
-        "add_over_copy_bandwidth": {
-            f"{adding} / {copying}": summary(
-                [
-                    (20 * size / add_s) / (16 * copied / copy_s)
-                    for add_s, copy_s in zip(seconds[adding], seconds[copying], strict=True)
-                ]
-            )
-            for adding, copying in (
-                ("add", "copy"),
-                ("add_by_two", "copy"),
-                ("add_by_two", "copy_by_two"),
-            )
-        },
+        "add_over_copy_bandwidth": summary(
+            [
+                (20 * size / add_s) / (16 * copied / copy_s)
+                for add_s, copy_s in zip(seconds["add"], seconds["copy"], strict=True)
+            ]
+        ),
         "add_over_copy_bandwidth_by_cpu_seconds": summary(
             [
                 (20 * size / add_s) / (16 * copied / copy_s)
@@ -136,12 +120,6 @@ def measure(megabytes: int, rounds: int) -> dict[str, object]:
             ]
         ),
     }
-
-
-def copy_by_two(target: np.ndarray, source: np.ndarray) -> None:
-    half = source.size // 2
-    parts = (slice(half), slice(half, None))
-    list(TWO.map(lambda part: np.copyto(target[part], source[part]), parts))
 
 
 def add_plainly(total: dict[str, np.ndarray], deltas: Float32Groups) -> None:

@@ -11,9 +11,7 @@ fits an int64. Nothing here draws random numbers, knows Flower or checks updates
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -52,16 +50,10 @@ class StreamingSum:
     ``per-group`` weighs each group by the scans behind it, and only owners count. ``fedavg`` is
     the baseline: one weight a site, and a site that does not own a group counts as having sent it
     back unchanged, which dilutes rare encoders.
-
-    Attributes:
-        shapes: of the model's tensors.
-        method: how contributions are weighed.
-        threads: that add tensors at the same time; the result does not depend on it.
     """
 
     shapes: Shapes
     method: AggregationName = "per-group"
-    threads: int = 1
     _sums: dict[str, dict[str, ExactSum]] = field(default_factory=dict)
     _weights: dict[str, int] = field(default_factory=dict)
     _site_weights: int = 0
@@ -74,20 +66,14 @@ class StreamingSum:
         """
         self._check(update)
         self._site_weights += update.site_weight
-        additions: list[_Addition] = []
         for group, tensors in update.deltas.items():
             weight = self._weight(update, group)
             self._weights[group] = self._weights.get(group, 0) + weight
             if group not in self._sums:
                 self._sums[group] = self._zeros(group)
             sums = self._sums[group]
-            additions += [(sums[name], delta, weight) for name, delta in tensors.items()]
-        if self.threads == 1:
-            for addition in additions:
-                _perform(addition)
-        else:
-            additions.sort(key=lambda addition: -addition[1].size)  # the large ones first
-            list(_pool(self.threads).map(_perform, additions))
+            for name, delta in tensors.items():
+                sums[name].add(delta, weight)
 
     def would_overflow(self, update: Update) -> bool:
         """Whether adding ``update`` would exceed the total weight of 2^20 in any group."""
@@ -135,20 +121,6 @@ class StreamingSum:
         if self.would_overflow(update):
             msg = f"the total weight of a group would exceed {MAX_TOTAL_WEIGHT}"
             raise ValueError(msg)
-
-
-_Addition = tuple[ExactSum, NDArray[np.float32], int]
-
-
-def _perform(addition: _Addition) -> None:
-    total, delta, weight = addition
-    total.add(delta, weight)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that NumPy lets compute at the same time; they stay for the process's life."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="sum")
 
 
 def apply_step(

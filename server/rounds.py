@@ -4,7 +4,6 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +27,6 @@ from .optimizers import Moments, advance
 _log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-
-_THREADS = min(os.cpu_count() or 1, 4)
-"""More do not add faster: the memory is the limit."""
 
 
 @dataclass
@@ -104,7 +100,7 @@ class _Intake:
             owners={g: sum(g in groups for groups in owned) for g in shapes},
             shares=federation.largest_shares(),
             shapes=shapes,
-            total=StreamingSum(shapes, aggregation.method, threads=_THREADS),
+            total=StreamingSum(shapes, aggregation.method),
             outgoing=EncodedModel(state.model),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
         )

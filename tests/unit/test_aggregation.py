@@ -250,21 +250,3 @@ def test_advance_is_server_step_and_apply_step(name):
     assert state_hash(flatten(base)) == state_hash(flatten(expected))
     assert state_hash(moments) == state_hash(expected_moments)
     assert base["encoder.ASL"]["c"].tobytes() == awkward(40, 3).tobytes()
-
-
-def test_any_number_of_threads_gives_the_same_sum():
-    shapes = {g: {f"{g}.{n}": (BLOCK + n, 2) for n in range(5)} for g in ("decoder", "encoder.ASL")}
-    updates = [
-        {
-            g: {n: awkward(2 * s[0], seed).reshape(s) for n, s in t.items()}
-            for g, t in shapes.items()
-        }
-        for seed in range(3)
-    ]
-    results = []
-    for threads in (1, 2, 4):
-        total = StreamingSum(shapes, threads=threads)
-        for weight, deltas in enumerate(updates, start=1):
-            total.add(Update(deltas, dict.fromkeys(deltas, weight)))
-        results.append(state_hash(flatten(total.mean_deltas())))
-    assert len(set(results)) == 1
