@@ -90,7 +90,7 @@ def montage(example: Example) -> bytes:
     one fixed window; the slice is the one with most lesion, else mid-brain.
     """
     made = Figure(figsize=(11, 5.4), layout="constrained")
-    above, below = made.subfigures(2, 1, height_ratios=[1.0, 1.75])
+    (above,), (below,) = made.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.75])
     view = _View(example.scan)
     for axes, modality in zip(above.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         image = example.scan.images.get(modality)

@@ -93,7 +93,7 @@ def strata(sites: Mapping[str, Mapping[str, float]], metric: str, label: str) ->
     for number, (prefix, title) in enumerate(_STRATA):
         points = [
             (m[f"{prefix}{metric}_mean"], row)
-            for row, m in enumerate(reversed(sites.values()))
+            for row, m in enumerate(reversed(list(sites.values())))
             if f"{prefix}{metric}_mean" in m
         ]
         if points:
