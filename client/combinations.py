@@ -70,7 +70,7 @@ class UnitFolder:
 
     def all(self) -> dict[tuple[Architecture, Combination], list[ScanScore]]:
         """Scores of every unit there is, whatever they depend on."""
-        found = {}
+        found: dict[tuple[Architecture, Combination], list[ScanScore]] = {}
         for path in sorted(self._folder.glob("*--*.json")):
             content = json.loads(path.read_bytes())
             combination = in_order(content["combination"])

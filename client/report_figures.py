@@ -30,9 +30,14 @@ def bland_altman_drawing(lesions: Sequence[LesionPair], found: BlandAltman) -> F
     patients = sorted({pair.patient_id for pair in lesions})
     for pair in lesions:
         number = patients.index(pair.patient_id)
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        mean = (pair.synthetic + pair.measured) / 2
-        axes.plot(mean, pair.synthetic - pair.measured, markersize=5, alpha=0.85, **style)
+        axes.plot(
+            (pair.synthetic + pair.measured) / 2,
+            pair.synthetic - pair.measured,
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=5,
+            alpha=0.85,
+        )
     for estimate, name in (
         (found.upper, "+1.96 SD"),
         (found.bias, "bias"),
@@ -52,7 +57,7 @@ def roc_drawing(curves: Mapping[str, Sequence[RocPoint]], areas: Mapping[str, st
     axes = made.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
     for number, (name, points) in enumerate(curves.items()):
-        x, y = zip(*points, strict=True)
+        x, y = [x for x, _ in points], [y for _, y in points]
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) // 2 else "--"
         axes.plot(x, y, style, color=colour, linewidth=1.8, label=f"{name}: {areas[name]}")
@@ -70,9 +75,9 @@ def rounds_drawing(rounds: Sequence[tuple[int, Mapping[str, float]]]) -> Figure:
         (("psnr_db", "PSNR (dB)"), ("ssim_percent", "SSIM (%)")),
         strict=True,
     ):
-        points = [(number, means[name]) for number, means in rounds if name in means]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=COLOURS[0])
+        known = [(number, means[name]) for number, means in rounds if name in means]
+        x, y = [number for number, _ in known], [mean for _, mean in known]
+        axes.plot(x, y, marker="o", markersize=4, color=COLOURS[0])
         axes.set(xlabel="round", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
     return made
@@ -85,7 +90,7 @@ def montage(example: Example) -> bytes:
     one fixed window; the slice is the one with most lesion, else mid-brain.
     """
     made = Figure(figsize=(11, 5.4), layout="constrained")
-    above, below = made.subfigures(2, 1, height_ratios=[1.0, 1.75])
+    (above,), (below,) = made.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.75])
     view = _View(example.scan)
     for axes, modality in zip(above.subplots(1, len(_SHOWN)), _SHOWN, strict=True):
         image = example.scan.images.get(modality)

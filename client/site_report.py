@@ -23,7 +23,7 @@ from iedn.html_page import drawing, page_environment, picture
 from iedn.modalities import Modality
 from sites.codes import CODES
 from sites.config import SiteConfig
-from sites.dataset import PreparedCohort, as_sample, examine_cohort
+from sites.dataset import PreparedCohort, examine_cohort
 from sites.release_log import verify
 from sites.report import CohortReport, ReportedFinding, cohort_report
 
@@ -163,7 +163,7 @@ def _examples(
         if len(kept) == options.examples:
             break
         scan = cohort.all.prepared(index)
-        if record.patient_id not in kept and as_sample(scan).modalities:
+        if record.patient_id not in kept and synthesizer.inputs(scan):
             kept[record.patient_id] = Example(record.key, scan, synthesizer.cbv(scan))
     return tuple(kept.values())
 

@@ -88,7 +88,9 @@ def measure_held_out(
     Raises:
         CohortError: there is no held-out scan with measured CBV.
     """
-    rows, lesions, kept = [], [], {}
+    rows: list[ScanRow] = []
+    lesions: list[LesionPair] = []
+    kept: dict[str, Example] = {}
     for index, record in enumerate(dataset.records):
         scan = dataset.prepared(index)
         if scan.cbv is None:

@@ -16,9 +16,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7
 MARKERS = "osD^vPX*"
 GREY, PALE = "#6b7280", "#e5e7eb"
 
-_STYLE = {"svg.hashsalt": "iedn"}
-"""The same numbers give the same file."""
-
 
 def page_environment(package: str) -> Environment:
     """Templates of a package, with the shared ``page.html.j2``; text is escaped."""
@@ -37,7 +34,7 @@ def drawing(made: Figure) -> Markup:
     """The figure as the address of an image inside the page (SVG)."""
     tidy(made)
     stream = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context({"svg.hashsalt": "iedn"}):  # the same numbers give the same file
         made.savefig(stream, format="svg", metadata={"Date": None})
     return _address("image/svg+xml", stream.getvalue())
 

@@ -27,8 +27,7 @@ def curves(rounds: Sequence[Event], best: int | None, title: str) -> Figure:
         for number, site in enumerate(sites):
             colour = COLOURS[number % len(COLOURS)]
             marker = MARKERS[number % len(MARKERS)]
-            points = _points(rounds, site, f"{metric}_mean")
-            x, y = zip(*points, strict=True) if points else ((), ())
+            x, y = _columns(_points(rounds, site, f"{metric}_mean"))
             axes.plot(x, y, marker=marker, markersize=4, linewidth=1.2, color=colour, label=site)
         means = [
             (e["round"], e["over_sites"][metric]["mean"])
@@ -36,9 +35,8 @@ def curves(rounds: Sequence[Event], best: int | None, title: str) -> Figure:
             if metric in e["over_sites"]
         ]
         if len(sites) > 1 and means:
-            axes.plot(
-                *zip(*means, strict=True), color="black", linewidth=2.2, label="mean of sites"
-            )
+            x, y = _columns(means)
+            axes.plot(x, y, color="black", linewidth=2.2, label="mean of sites")
         if best is not None:
             axes.axvline(best, color=GREY, linestyle=":", label="best round")
         axes.set(xlabel="round", ylabel=label)
@@ -96,17 +94,22 @@ def strata(sites: Mapping[str, Mapping[str, float]], metric: str, label: str) ->
     for number, (prefix, title) in enumerate(_STRATA):
         points = [
             (m[f"{prefix}{metric}_mean"], row)
-            for row, m in enumerate(reversed(sites.values()))
+            for row, m in enumerate(reversed(list(sites.values())))
             if f"{prefix}{metric}_mean" in m
         ]
-        style = {"color": (GREY, *COLOURS)[number], "marker": MARKERS[number], "label": title}
         if points:
-            axes.plot(*zip(*points, strict=True), linestyle="none", **style)
+            x, y = _columns(points)
+            colour, marker = (GREY, *COLOURS)[number], MARKERS[number]
+            axes.plot(x, y, linestyle="none", color=colour, marker=marker, label=title)
     for row, site in enumerate(reversed(list(sites))):
         axes.text(1.01, row, site, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     axes.set(yticks=[], ylim=(-0.6, len(sites) - 0.4), xlabel=label)
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False)
     return made
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _interval(
@@ -116,7 +119,7 @@ def _interval(
     axes.plot(found["value"], row, "s", color=colour, markersize=6, label=label)
 
 
-def _points(rounds: Sequence[Event], site: str, metric: str) -> list[tuple[int, float]]:
+def _points(rounds: Sequence[Event], site: str, metric: str) -> list[tuple[float, float]]:
     return [
         (e["round"], e["sites"][site]["metrics"][metric])
         for e in rounds

@@ -62,19 +62,18 @@ def best_local_model(name: str, cohort: PreparedCohort, config: FederationConfig
     if network.architecture == "iedn":
         network = network.model_copy(update={"modalities": tuple(cohort.counts)})
     model = build_network(network, config.seed)
-    best: tuple[float, Float32Groups] | None = None
+    best: list[tuple[float, Float32Groups]] = []
     seed = derive_seed(config.seed, round_number=0, site=name, purpose="local")
 
     def look(step: int, _: float) -> None:
-        nonlocal best
         if step % training.local_steps == 0 and len(cohort.validation) > 0:
             quality = mean_psnr(model, cohort.validation, config, task=f"{name}: alone")
-            if best is None or quality >= best[0]:
-                best = quality, state_by_group(model)
+            if not best or quality >= best[0][0]:
+                best[:] = [(quality, state_by_group(model))]
 
     steps = training.model_copy(update={"local_steps": training.local_steps * rounds})
     train(model, cohort.train, steps, seed=seed, progress=look)
-    return model if best is None else network_from(best[1], network)
+    return network_from(best[0][1], network) if best else model
 
 
 def cross_site(

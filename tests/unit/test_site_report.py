@@ -56,7 +56,7 @@ def assert_self_contained(page):
 
 
 def frame():
-    return Frame(np.diag([5.5, 5.5, 8.0, 1.0]), SHAPE)
+    return Frame(SHAPE, np.diag([5.5, 5.5, 8.0, 1.0]))
 
 
 def scan():
