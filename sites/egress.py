@@ -189,7 +189,7 @@ class Egress:
             PolicyError: metrics are not allowed, none of these, or too few patients.
         """
         self._allow("metrics", num_patients)
-        named = set(self._policy.metrics)
+        named: set[str] = set(self._policy.metrics)
         allowed = [{n: v for n, v in row.items() if n in named} for row in rows]
         if not any(allowed):
             raise PolicyError("policy.metrics allows none of these measures of image quality")
