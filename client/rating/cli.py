@@ -91,25 +91,14 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make a study: choose the scans, synthesise their maps, write the volumes."""
-    import torch
-
-    from iedn.console import showing_progress
-
-    from ..evaluate_command import prepared
-    from ..model_file import load_model_file
-    from ..synthesis import Synthesizer
-    from .preparation import make_study
-    from .study import STUDIES, STUDY_FILE, design_of
+    from .making import Choice, make
+    from .study import STUDIES, design_of
     from .study import as_json as study_json
 
     if kind == "diagnosis" and cases is not None:
         raise ConfigError("goes with quality only", where="--cases", allowed="every labelled scan")
-    config, name = _site(context), study or kind
-    folder = config.folder / STUDIES / name
-    if (folder / STUDY_FILE).exists():
-        raise ConfigError("there is a study already", where=str(folder), allowed="another --study")
     design = design_of(
-        name=name,
+        name=study or kind,
         kind=kind,
         mode=mode,
         decision="adjudicator" if kind == "diagnosis" else decision,
@@ -117,12 +106,8 @@ def init(
         window_max=window_max,
         seed=secrets.randbits(32) if seed is None else seed,
     )
-    file = load_model_file(model)
-    network = file.network.to(torch.device(config.device))
-    cohort = prepared(config, file.grid, as_json=as_json)
-    with showing_progress(as_json=as_json):
-        synthesizer = Synthesizer(network, file.model_hash)
-        made = make_study(cohort, synthesizer, design, folder, split=split, most=cases)
+    folder = _site(context).folder / STUDIES / design.name
+    made = make(_site(context), model, design, folder, Choice(split, cases, as_json))
     if as_json:
         print(study_json(made, folder))
         return

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError as NotInTime
 from playwright.sync_api import expect, sync_playwright
 
 from tests.reading_room import make, tokens
@@ -23,8 +24,8 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 FLAGS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-PATIENCE_MS = 180_000
-FEW = ("T1WI", "T1_C")
+PATIENCE_MS = 300_000
+FEW = ("T1_C",)
 CHROMIUM = shutil.which("chromium")
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
@@ -89,7 +90,7 @@ class Seat:
     """One reader's browser; remembers every address that was asked for, and every error."""
 
     def __init__(self, browser, base, *, axe=False):
-        self.context = browser.new_context(viewport={"width": 1280, "height": 800})
+        self.context = browser.new_context(viewport={"width": 1100, "height": 700})
         self.asked, self.errors = [], []
         if axe:
             self.context.add_init_script(path=AXE)
@@ -107,7 +108,12 @@ class Seat:
         return self
 
     def ready(self):
-        self.page.locator("#fields:not([disabled])").wait_for()
+        """Maps drawn; without a graphics card and on a busy machine that takes minutes."""
+        try:
+            self.page.locator("#fields:not([disabled])").wait_for()
+        except NotInTime as error:
+            said = [self.page.locator(place).text_content() for place in ("#message", "#alert")]
+            pytest.fail(f"not drawn: {said}, {self.errors}: {error}")
 
     def keys(self, *names):
         for name in names:
