@@ -35,7 +35,7 @@ from server.aggregation import (
 from server.optimizers import Moments, ServerOptimizerConfig, server_step
 from simulation.prepare import prepare_sites
 from simulation.scenario import ScenarioConfig, load_scenario
-from sites.config import SITE_FILE, load_site_config
+from sites.config import SITE_FILE, PolicyConfig, load_site_config
 from sites.dataset import ScanDataset, prepare_cohort
 from sites.egress import coarsen
 
@@ -93,7 +93,7 @@ class Site:
         """Training scans behind a group, rounded as a site rounds them."""
         modality = group.removeprefix("encoder.")
         behind = [s for s in self.train if group == "decoder" or modality in s.images]
-        return coarsen(len(behind))
+        return coarsen(len(behind), PolicyConfig().count_step)
 
 
 Sites = Mapping[str, Site]
