@@ -18,7 +18,8 @@ from iedn.seeding import derive_seed
 from iedn.training import train
 from sites.egress import Deltas
 
-from .kept_reply import keep_reply, kept_reply
+from .kept_reply import Tensors, keep_reply, kept_reply
+from .masked_training import MaskedRelease, forget_mask_key
 from .session import SiteSession
 
 _log = logging.getLogger(__name__)
@@ -26,20 +27,27 @@ _log = logging.getLogger(__name__)
 
 def answer_training(
     session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Deltas]:
+) -> tuple[TrainReply, Tensors]:
     """Train one round, or repeat the answer to a request that came before.
 
     Raises:
         PolicyError: the site does not train, or its policy holds the update back.
-        RefusedError: the request's tensors are not what its network demands.
+        RefusedError: the request's tensors are not what its network demands; its mask keys are
+            not those of the round's sites; or a masked update of the round has left before.
     """
+    session.egress.check_mode(request)
     kept = kept_reply(session.config.folder, request)
     if kept is not None:
         session.egress.repeat(*kept)
+        forget_mask_key(session, request)
         return kept
     if session.config.role != "train":
         raise PolicyError("this site only evaluates; it was asked to train")
+    session.egress.masked_rounds.check_unspent(request.run, request.round)
+    masked = None if request.mask_keys is None else MaskedRelease(session, request)
     reply, deltas = _train(session, request, groups)
+    if masked is not None:
+        return masked.release(reply, deltas)
     keep_reply(session.config.folder, request, reply, deltas)
     return reply, deltas
 
@@ -93,7 +101,9 @@ def _train(
     deltas = {
         g: {n: np.asarray(after[g][n] - base) for n, base in t.items()} for g, t in groups.items()
     }
-    return session.egress.update(
+    egress = session.egress
+    pass_out = egress.update if request.mask_keys is None else egress.checked_update
+    return pass_out(
         request,
         deltas,
         session.counts(request.grid),

@@ -17,15 +17,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from iedn.fixed_point import MAX_TOTAL_WEIGHT, mean_of, quantise
 from iedn.protocol.checks import Shapes, shapes_of
 
 AggregationName = Literal["per-group", "fedavg"]
 Float32Groups = dict[str, dict[str, NDArray[np.float32]]]
 Float64Groups = dict[str, dict[str, NDArray[np.float64]]]
-
-FRACTION_BITS = 30
-MAX_TOTAL_WEIGHT = 2**20
-_SCALE = float(2**FRACTION_BITS)
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,12 @@ class StreamingSum:
     def mean_deltas(self) -> Float64Groups:
         """Weighted mean delta of every group that has a contributor, float64."""
         return {
-            group: {name: total / _SCALE / self._divisor(group) for name, total in sums.items()}
+            group: {name: mean_of(total, self._divisor(group)) for name, total in sums.items()}
             for group, sums in self._sums.items()
         }
 
-    def _divisor(self, group: str) -> float:
-        return float(self._site_weights if self.method == "fedavg" else self._weights[group])
+    def _divisor(self, group: str) -> int:
+        return self._site_weights if self.method == "fedavg" else self._weights[group]
 
     def _weight(self, update: Update, group: str) -> int:
         return update.site_weight if self.method == "fedavg" else update.weights[group]
@@ -109,12 +106,6 @@ class StreamingSum:
         if self.would_overflow(update):
             msg = f"the total weight of a group would exceed {MAX_TOTAL_WEIGHT}"
             raise ValueError(msg)
-
-
-def quantise(delta: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Fixed point with 30 fractional bits, round half to even; exact for |delta| <= 2^10."""
-    scaled = np.multiply(delta, _SCALE, dtype=np.float64)
-    return np.rint(scaled, out=scaled).astype(np.int64)
 
 
 def apply_step(

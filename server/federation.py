@@ -20,6 +20,8 @@ from .registry import SiteRegistry
 
 _log = logging.getLogger(__name__)
 
+_ENDING = "Nothing was committed; start again with the same command to go on from here"
+
 Roster = dict[str, dict[str, Any]]
 """What became of each site in a round: ``status`` and facts; a refusal carries its code."""
 
@@ -139,8 +141,22 @@ def _checked(
     return capabilities
 
 
-def check_quorum(config: FederationConfig, present: list[str], roster: Roster, label: str) -> None:
+def check_quorum(
+    config: FederationConfig,
+    present: list[str],
+    roster: Roster,
+    label: str,
+    *,
+    ending: str = _ENDING,
+) -> None:
     """Stop the run unless enough training sites, and every required one, are present.
+
+    Args:
+        config: says how many, and which.
+        present: sites that are.
+        roster: what became of the others.
+        label: what they were needed for.
+        ending: what the stop means for the run, as a sentence without a full stop.
 
     Raises:
         QuorumError: says how many there are, and why each other site is missing.
@@ -158,7 +174,7 @@ def check_quorum(config: FederationConfig, present: list[str], roster: Roster, l
         f"{label}: {len(present)} of {config.rounds.quorum} needed sites"
         + (f"; required but missing: {', '.join(absent)}" if absent else "")
         + (f" ({reasons})" if reasons else "")
-        + ". Nothing was committed; start again with the same command to go on from here"
+        + f". {ending}"
     )
     raise QuorumError(text, dict(sorted(roster.items())))
 

@@ -4,6 +4,7 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +14,10 @@ from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
-from iedn.protocol.messages import TrainReply, TrainRequest
+from iedn.protocol.messages import MaskKey, TrainReply, TrainRequest
 from iedn.protocol.records import parse, parse_groups, to_record
 
-from .aggregation import Float32Groups, StreamingSum, Update, apply_step
+from .aggregation import Float32Groups, Float64Groups, StreamingSum, Update, apply_step
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
 from .gate import Expectation, admit, declared_weight
@@ -68,6 +69,66 @@ def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, 
     return intake.close()
 
 
+def train_request(
+    federation: Federation,
+    state: RoundState,
+    site: str,
+    owners: Mapping[str, int],
+    mask_keys: dict[str, MaskKey] | None = None,
+) -> TrainRequest:
+    """What a site is asked in the round after ``state``.
+
+    Args:
+        federation: the run's.
+        state: what the round starts from.
+        site: who is asked.
+        owners: number of sites that train each group.
+        mask_keys: the mask roster of a masked round.
+    """
+    config = federation.config
+    preset = config.effective_preset
+    return TrainRequest(
+        run=config.run,
+        round=state.number + 1,
+        base_hash=state.model_hash,
+        grid=preset.grid,
+        network=preset.network,
+        training=config.training,
+        seed=config.seed,
+        group_sites={g: owners[g] for g in federation.groups_of(site) if g in owners},
+        mask_keys=mask_keys,
+    )
+
+
+def next_state(
+    federation: Federation, state: RoundState, means: Float64Groups, norms: list[float]
+) -> RoundState:
+    """The state after a round with these mean deltas; other groups stay as they are."""
+    optimizer = federation.config.aggregation.optimizer
+    step, moments = server_step(means, state.moments, optimizer)
+    model = apply_step(state.model, step)
+    return RoundState(
+        state.number + 1,
+        model,
+        state_hash(flatten(model)),
+        moments,
+        [*state.accepted_norms, norms],
+    )
+
+
+def contributions(
+    groups: Iterable[str], weights: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Sites and declared scans behind each group, from each site's weights."""
+    return {
+        group: {
+            "sites": sum(group in w for w in weights.values()),
+            "scans": sum(w.get(group, 0) for w in weights.values()),
+        }
+        for group in groups
+    }
+
+
 @dataclass
 class _Intake:
     """The running sum of a round and what became of each site."""
@@ -100,19 +161,7 @@ class _Intake:
         return sorted(self.norms)
 
     def request(self, site: str) -> TrainRequest:
-        config = self.federation.config
-        preset = config.effective_preset
-        groups = self.federation.groups_of(site)
-        return TrainRequest(
-            run=config.run,
-            round=self.state.number + 1,
-            base_hash=self.state.model_hash,
-            grid=preset.grid,
-            network=preset.network,
-            training=config.training,
-            seed=config.seed,
-            group_sites={g: self.owners[g] for g in groups if g in self.owners},
-        )
+        return train_request(self.federation, self.state, site, self.owners)
 
     def build(self, site: str) -> RecordDict:
         groups = self.federation.groups_of(site)
@@ -158,29 +207,11 @@ class _Intake:
         }
 
     def close(self) -> tuple[RoundState, Facts]:
-        optimizer = self.federation.config.aggregation.optimizer
-        step, moments = server_step(self.total.mean_deltas(), self.state.moments, optimizer)
-        model = apply_step(self.state.model, step)
         norms = [self.norms[site] for site in self.accepted()]
-        state = RoundState(
-            self.state.number + 1,
-            model,
-            state_hash(flatten(model)),
-            moments,
-            [*self.state.accepted_norms, norms],
-        )
+        state = next_state(self.federation, self.state, self.total.mean_deltas(), norms)
         return state, {
             "base_hash": self.state.model_hash,
             "roster": dict(sorted(self.roster.items())),
-            "contributions": self._contributions(),
+            "contributions": contributions(self.shapes, self.weights),
             "accepted_norms": norms,
-        }
-
-    def _contributions(self) -> dict[str, dict[str, int]]:
-        return {
-            group: {
-                "sites": sum(group in w for w in self.weights.values()),
-                "scans": sum(w.get(group, 0) for w in self.weights.values()),
-            }
-            for group in self.shapes
         }

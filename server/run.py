@@ -11,8 +11,9 @@ from iedn.parameters import flatten, state_hash
 from .config import FederationConfig
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
+from .masked_rounds import SpentRoundError, masked_round
 from .registry import SiteRegistry
-from .rounds import RoundState, train_round
+from .rounds import Facts, RoundState, train_round
 from .run_folder import BEST, Event, RunFolder
 
 _log = logging.getLogger(__name__)
@@ -122,11 +123,23 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
 
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
-    after, facts = train_round(federation, state)
+    try:
+        after, facts = _trained(federation, folder, state)
+    except SpentRoundError as error:
+        folder.commit(error.state.number, error.state.model, error.state.moments, error.facts)
+        raise
     event = folder.commit(after.number, after.model, after.moments, facts)
     _log.info("round %d committed: model %s", after.number, event["model_hash"][:12])
     _evaluate_if_missing(federation, folder, after)
     return after
+
+
+def _trained(
+    federation: Federation, folder: RunFolder, state: RoundState
+) -> tuple[RoundState, Facts]:
+    if federation.config.secure_aggregation == "on":
+        return masked_round(federation, folder, state)
+    return train_round(federation, state)
 
 
 def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: RoundState) -> None:

@@ -58,6 +58,8 @@ class PolicyConfig(FrozenModel):
         min_patients: nothing computed from fewer patients leaves.
         min_group_sites: a parameter group is sent only if at least this many sites train it.
         reveal_small_group: send a group even if fewer sites than that train it.
+        require_secure_aggregation: an update leaves only under masks that cancel in the sum of all
+            sites; a coordinator that asks for it as it is, is refused.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
         min_class_patients: a diagnostic release needs as many patients of each outcome.
@@ -71,6 +73,7 @@ class PolicyConfig(FrozenModel):
     min_patients: int = Field(default=10, ge=1)
     min_group_sites: int = Field(default=3, ge=1)
     reveal_small_group: bool = False
+    require_secure_aggregation: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
     min_class_patients: int = Field(default=10, ge=1)
     min_cell: int = Field(default=5, ge=1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from iedn import __version__
 from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
 from iedn.evaluation.results import summary_of
+from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
@@ -24,6 +25,9 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    MaskKey,
+    MaskKeyReply,
+    MaskKeyRequest,
     PairedAreas,
     ProtocolMessage,
     ReleaseReceipt,
@@ -37,6 +41,7 @@ from iedn.protocol.messages import (
 
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, ReleasedScans, check_small_counts
+from .masked_rounds import MaskedRounds
 from .release_log import ReleaseLog
 
 _log = logging.getLogger(__name__)
@@ -82,6 +87,9 @@ class Egress:
         policy: what may leave.
         log: where each release is written before it leaves; the scans behind diagnostic releases
             and the approvals are files beside it.
+
+    Attributes:
+        masked_rounds: rounds of which nothing more may leave.
     """
 
     def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
@@ -89,6 +97,7 @@ class Egress:
         self._log = log
         self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
         self._approvals = Approvals(log.path.with_name(APPROVALS))
+        self.masked_rounds = MaskedRounds(log)
 
     def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
         """What the site declares when it joins a run: coarsened counts."""
@@ -115,11 +124,32 @@ class Egress:
         shapes: Shapes,
         duration_s: float,
     ) -> tuple[TrainReply, Deltas]:
-        """The update that may leave: groups the policy holds back are taken out.
+        """The update that leaves: groups the policy holds back are taken out.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
+        """
+        reply, sent = self.checked_update(
+            request, deltas, counts, shapes=shapes, duration_s=duration_s
+        )
+        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
+        return reply, sent
+
+    def checked_update(
+        self,
+        request: TrainRequest,
+        deltas: Deltas,
+        counts: TrainingCounts,
+        *,
+        shapes: Shapes,
+        duration_s: float,
+    ) -> tuple[TrainReply, Deltas]:
+        """What ``update`` would let leave; to be masked before it does. Nothing is written.
+
+        Raises:
+            PolicyError: as ``update``.
+            RefusedError: as ``update``.
         """
         self._allow("update", counts.patients)
         sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
@@ -134,14 +164,57 @@ class Egress:
             weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(deltas) - set(sent))),
             duration_s=round(duration_s),
+            mask_roster=_mask_roster(request),
         )
-        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent
 
-    def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
+    def repeat(self, reply: TrainReply, tensors: Deltas | RingGroups) -> None:
         """Log that an update which left before leaves again, unchanged."""
-        facts = {"tensors": state_hash(flatten(deltas)), "bytes": _size(deltas), "repeat": True}
+        facts = {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors), "repeat": True}
         self._record(reply, facts)
+        self.masked_rounds.remember(reply)
+
+    def masked_update(self, reply: TrainReply, tensors: RingGroups) -> None:
+        """Log the masked form of a checked update, which leaves now.
+
+        Raises:
+            RefusedError: ``mask-spent``: another one of this round has left before.
+        """
+        self.masked_rounds.check_unspent(reply.run, reply.round)
+        self._record(reply, {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors)})
+        self.masked_rounds.remember(reply)
+
+    def check_mode(self, request: TrainRequest) -> None:
+        """Refuse to be asked for an update as it is, if the policy demands masks.
+
+        Raises:
+            PolicyError: it does.
+        """
+        if request.mask_keys is None and self._policy.require_secure_aggregation:
+            raise PolicyError(
+                "asked for an update that is not masked; policy.require_secure_aggregation forbids"
+            )
+
+    def mask_groups(self, groups: Sequence[str], counts: TrainingCounts) -> tuple[str, ...]:
+        """The groups of a masked round that this site will send, as far as its patients decide.
+
+        Raises:
+            PolicyError: none.
+        """
+        self._allow("update", counts.patients)
+        offered = (g for g in groups if counts.patients_behind(g) >= self._policy.min_patients)
+        return tuple(sorted(offered))
+
+    def mask_key(self, request: MaskKeyRequest, mask_key: MaskKey | None) -> MaskKeyReply:
+        """This site's signed key for the masks of a round; None says that the round is spent."""
+        reply = MaskKeyReply(
+            run=request.run,
+            round=request.round,
+            base_hash=request.base_hash,
+            mask_key=mask_key,
+        )
+        self._record(reply, {})
+        return reply
 
     def metrics(
         self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
@@ -265,8 +338,14 @@ def failure_of(error: Exception) -> FailureReply:
     return reply
 
 
-def _size(deltas: Deltas) -> int:
-    return sum(tensor.nbytes for tensors in deltas.values() for tensor in tensors.values())
+def _mask_roster(request: TrainRequest) -> str | None:
+    if request.mask_keys is None:
+        return None
+    return roster_digest(MaskRound.of(request), request.mask_keys)
+
+
+def _size(groups: Deltas | RingGroups) -> int:
+    return sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
 
 
 def _code_of(error: Exception) -> str:

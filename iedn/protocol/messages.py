@@ -22,11 +22,13 @@ TrainedOn = Literal["phantom (simulation)", "patients"]
 ComparisonName = Literal["roi", "models", "readers"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 GroupName = Annotated[str, StringConstraints(pattern=r"^(decoder|encoder\.[A-Za-z0-9_]{1,16})$")]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2,256}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
@@ -84,6 +86,42 @@ class RoundRequest(ProtocolMessage):
     network: NetworkConfig
 
 
+class MaskKey(FrozenModel):
+    """A site's key for the masks of one round, signed by the key that the site is known by.
+
+    Attributes:
+        key: X25519 public key, made for this round alone.
+        groups: groups whose change the site means to send.
+        signature: ECDSA (P-384, SHA-384) of run, round, base model, site, key and groups; see
+            ``iedn.masking``.
+    """
+
+    key: Digest
+    groups: tuple[GroupName, ...] = Field(min_length=1, max_length=16)
+    signature: Signature
+
+
+class MaskKeyRequest(RoundRequest):
+    """Coordinator -> site: your key for the masks of this round?"""
+
+    kind: ClassVar[str] = "mask-key-request"
+
+
+class MaskKeyReply(ProtocolMessage):
+    """Site -> coordinator: its key for the masks of one round, for the other sites.
+
+    Attributes:
+        mask_key: the key; None: the site has sent a masked update of this round before, and
+            never sends another one.
+    """
+
+    kind: ClassVar[str] = "mask-key-reply"
+    run: RunName
+    round: int = Field(ge=1, le=1_000_000)
+    base_hash: Digest
+    mask_key: MaskKey | None
+
+
 class TrainRequest(RoundRequest):
     """Coordinator -> site: train the groups that come with this message.
 
@@ -91,12 +129,15 @@ class TrainRequest(RoundRequest):
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        mask_keys: keys of all sites of this round, by site; the update has to be masked with
+            them. None: it is sent as it is.
     """
 
     kind: ClassVar[str] = "train-request"
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    mask_keys: dict[SiteName, MaskKey] | None = None
 
 
 class TrainReply(ProtocolMessage):
@@ -107,6 +148,8 @@ class TrainReply(ProtocolMessage):
         held_groups: groups the site's policy kept back.
         duration_s: seconds the training took, rounded to whole seconds.
         epsilon: privacy spent so far as the site reports it; None where DP is off.
+        mask_roster: digest of the sites and keys that the tensors are masked for; None: they are
+            not masked.
     """
 
     kind: ClassVar[str] = "train-reply"
@@ -117,6 +160,7 @@ class TrainReply(ProtocolMessage):
     held_groups: tuple[GroupName, ...] = ()
     duration_s: int = Field(ge=0)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    mask_roster: Digest | None = None
 
 
 class EvaluateRequest(RoundRequest):
@@ -261,6 +305,7 @@ class FailureReply(ProtocolMessage):
 
 OUTGOING: tuple[type[ProtocolMessage], ...] = (
     SiteCapabilities,
+    MaskKeyReply,
     TrainReply,
     EvaluateReply,
     ReleaseReceipt,
@@ -270,6 +315,7 @@ OUTGOING: tuple[type[ProtocolMessage], ...] = (
 
 MESSAGES: tuple[type[ProtocolMessage], ...] = (
     CapabilitiesRequest,
+    MaskKeyRequest,
     TrainRequest,
     EvaluateRequest,
     ReleaseRequest,

@@ -6,15 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from iedn.fixed_point import MAX_TOTAL_WEIGHT, quantise
 from iedn.protocol.checks import shapes_of
-from server.aggregation import (
-    MAX_TOTAL_WEIGHT,
-    StreamingSum,
-    Update,
-    aggregate,
-    apply_step,
-    quantise,
-)
+from server.aggregation import StreamingSum, Update, aggregate, apply_step
 
 LSB = 2.0**-30
 
