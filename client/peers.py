@@ -11,7 +11,7 @@ from typing import Literal
 from iedn.errors import IdentityError, RefusedError
 from iedn.files import atomic_write_bytes
 from iedn.identity import fingerprint
-from iedn.peers import PeerList, PublicKeys, digest_of, read_peers
+from iedn.peers import PeerList, PublicKeys, read_peers
 from sites.config import SiteConfig
 
 from .fact import Fact, failed, ok
@@ -85,17 +85,6 @@ def peers_fact(config: SiteConfig) -> Fact:
         action = "iedn-client --site NAME peers accept FILE; the coordinator has the file"
         return failed("peers", str(error), action, IdentityError.exit_code)
     return ok("peers", f"{number} sites are known by key; no other can be in a masked sum")
-
-
-def peer_lines(listed: PeerList, changes: dict[str, Change] | None = None) -> list[str]:
-    """A line a site with its fingerprint, and one number for all of them."""
-    lines = [
-        f"{name:20} {peer.fingerprint} {(changes or {}).get(name, '')}".rstrip()
-        for name, peer in sorted(listed.sites.items())
-    ]
-    removed = sorted(name for name, change in (changes or {}).items() if change == "removed")
-    lines += [f"{name:20} removed" for name in removed]
-    return [*lines, f"{'whole list':20} {digest_of(listed)}"]
 
 
 def accepted_list(config: SiteConfig) -> PeerList:

@@ -83,6 +83,12 @@ def read_peers(path: Path) -> tuple[PeerList, PublicKeys]:
     return listed, keys
 
 
+def peer_lines(listed: PeerList) -> list[str]:
+    """For people: a line a site with its fingerprint, and one number for all of them."""
+    lines = [f"{name:20} {peer.fingerprint}" for name, peer in sorted(listed.sites.items())]
+    return [*lines, f"{'whole list':20} SHA-256 {digest_of(listed)}"]
+
+
 def digest_of(listed: PeerList) -> str:
     """One number for the whole list: SHA-256 (hex) of its names and fingerprints."""
     lines = [f"{name} {peer.fingerprint}\n" for name, peer in sorted(listed.sites.items())]
