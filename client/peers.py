@@ -93,7 +93,11 @@ def accepted_list(config: SiteConfig) -> PeerList:
     Raises:
         IdentityError: there is none, or it is damaged.
     """
-    return read_peers(config.folder / PEERS)[0]
+    path = config.folder / PEERS
+    if not path.exists():
+        advice = f"iedn-client --site {config.name} peers accept FILE, with the coordinator's file"
+        raise IdentityError(f"{path}: no list of sites has been accepted yet; {advice}")
+    return read_peers(path)[0]
 
 
 def _accepted(config: SiteConfig) -> dict[str, str]:
