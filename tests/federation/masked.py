@@ -14,13 +14,13 @@ from flwr.app import Context, Message, RecordDict
 
 import client.app
 import client.training
+import server.app
 from client.session import SiteSession, forget_sessions
 from iedn.checkpoint import load_checkpoint
 from iedn.modalities import Modality
 from iedn.parameters import group_of
 from iedn.protocol.messages import TrainRequest
 from iedn.protocol.records import parse, parse_groups, to_record
-from server.app import app as server_app
 from server.config import load_federation
 from simulation.grid import LocalGrid
 from simulation.prepare import make_identities
@@ -59,6 +59,7 @@ def play(monkeypatch):
     monkeypatch.setattr(SiteSession, "counts", counts)
     monkeypatch.setattr(SiteSession, "cohort", lambda *_: SimpleNamespace(train=None))
     monkeypatch.setattr(client.app, "answer_metrics", metrics)
+    monkeypatch.setattr(server.app, "write_report", lambda *_: None)  # pictures take their time
 
 
 def federation(folder, *, mode="on", count=2, quorum=3, policies=None, **changes):
@@ -131,7 +132,7 @@ def run(folder, tamper=None, *, grid=None):
         wire.tamper = tamper
     config = {"run-dir": str(folder), "registry": "names"}
     try:
-        server_app(wire, Context(1, 1, {}, RecordDict(), config))
+        server.app.app(wire, Context(1, 1, {}, RecordDict(), config))
     finally:
         wire.close()
         forget_sessions()

@@ -15,9 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from iedn.masking import MaskRound, OwnMaskKey, members_of, signed_mask_key
 from iedn.protocol.messages import FailureReply, TrainReply
 from iedn.protocol.records import parse, parse_groups, to_record
+from server.config import load_federation
 from server.federation import QuorumError
 from server.masked_rounds import SpentRoundError
 from server.masked_sum import MaskedSum
+from server.report import write_report
+from server.run_folder import RunFolder
+from server.status import facts_of
 from sites.release_log import verify
 from tests.federation.masked import (
     SCANS,
@@ -281,6 +285,10 @@ def test_group_below_a_sites_minimum_never_leaves(tmp_path):
     assert commit["void"] == {"encoder.ASL": "site-b: held back by its policy"}
     assert commit["contributions"]["encoder.ASL"] == {"sites": 0, "scans": 0}
     assert moved(folder, 1) == {"decoder", "encoder.T1WI"}
+    config = load_federation(folder / "federation.toml")
+    page = write_report(RunFolder(folder, config), config).read_text()
+    assert "left as they were:\nencoder.ASL (site-b: held back by its policy)" in page
+    assert facts_of(RunFolder(folder, config), config)["void"] == {1: commit["void"]}
 
 
 def test_site_that_demands_masks_refuses_a_plain_request(tmp_path):
@@ -312,7 +320,7 @@ def test_key_signed_by_another_key_than_the_admitted_one_is_refused_by_the_coord
     assert commits(folder)[1]["void"] == {}
 
 
-def test_member_that_drops_voids_its_groups_and_the_next_round_is_whole(tmp_path):
+def test_member_that_drops_voids_its_groups_and_the_next_round_goes_without_it(tmp_path):
     dropped = []
 
     def tamper(site, request, groups):
@@ -328,8 +336,10 @@ def test_member_that_drops_voids_its_groups_and_the_next_round_is_whole(tmp_path
     assert statuses(first)["site-a"] == "offline"
     assert first["void"] == dict.fromkeys(sorted(OWNED), "site-a: offline")
     assert moved(folder, 1) == set()
-    assert moved(folder, 2) == OWNED, "the three others alone"
+    assert moved(folder, 2) == {"decoder", "encoder.T1WI"}, "the three others alone"
     assert commits(folder)[2]["contributions"]["decoder"]["sites"] == 3
+    held = "held back by its policy"
+    assert commits(folder)[2]["void"] == {"encoder.ASL": f"site-b: {held}; site-c: {held}"}
 
 
 def test_quorum_lost_after_keys_uses_the_round_up_and_the_next_start_goes_on(tmp_path):
