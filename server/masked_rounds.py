@@ -6,12 +6,9 @@ sends another one for this round.
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import RecordDict
-from numpy.typing import NDArray
 
 from iedn import progress
 from iedn.errors import ProtocolError
@@ -26,7 +23,15 @@ from .federation import Federation, QuorumError, Roster, check_quorum, refusal
 from .gate import Expectation, admit_masked
 from .mask_keys import SPENT, Agreement, agreed_before, ask_for_keys, remember
 from .masked_sum import MaskedSum
-from .rounds import Facts, RoundState, contributions, next_state, subset, train_request
+from .rounds import (
+    Facts,
+    RoundState,
+    accepted_entry,
+    contributions,
+    next_state,
+    subset,
+    train_request,
+)
 from .run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -147,14 +152,7 @@ class _Intake:
         admit_masked(reply, tensors, expected, site)
         self.total.add(site, tensors, reply.weights)
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = {
-            "status": "accepted",
-            "weights": dict(sorted(reply.weights.items())),
-            "held": sorted(reply.held_groups),
-            "duration_s": reply.duration_s,
-            "epsilon": reply.epsilon,
-            "bytes": _size(tensors),
-        }
+        self.roster[site] = accepted_entry(reply, tensors)
 
     def check_quorum(self, present: list[str]) -> None:
         """Stop the run if too few are present; this round's masks are used up all the same."""
@@ -195,7 +193,3 @@ class _Intake:
         if entry["status"] == "accepted":
             return "held back by its policy"
         return str(entry.get("code", entry["status"]))
-
-
-def _size(groups: Mapping[str, Mapping[str, NDArray[np.uint64]]]) -> int:
-    return sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())

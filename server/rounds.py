@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import RecordDict
+from numpy.typing import NDArray
 
 from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
@@ -129,6 +131,20 @@ def contributions(
     }
 
 
+def accepted_entry(
+    reply: TrainReply, tensors: Mapping[str, Mapping[str, NDArray[np.generic]]]
+) -> Facts:
+    """The roster's entry for an accepted update."""
+    return {
+        "status": "accepted",
+        "weights": dict(sorted(reply.weights.items())),
+        "held": sorted(reply.held_groups),
+        "duration_s": reply.duration_s,
+        "epsilon": reply.epsilon,
+        "bytes": sum(t.nbytes for group in tensors.values() for t in group.values()),
+    }
+
+
 @dataclass
 class _Intake:
     """The running sum of a round and what became of each site."""
@@ -196,15 +212,7 @@ class _Intake:
         self.total.add(update)
         self.norms[site] = norm
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = {
-            "status": "accepted",
-            "norm": round(norm, 6),
-            "weights": dict(sorted(reply.weights.items())),
-            "held": sorted(reply.held_groups),
-            "duration_s": reply.duration_s,
-            "epsilon": reply.epsilon,
-            "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
-        }
+        self.roster[site] = {**accepted_entry(reply, deltas), "norm": round(norm, 6)}
 
     def close(self) -> tuple[RoundState, Facts]:
         norms = [self.norms[site] for site in self.accepted()]
