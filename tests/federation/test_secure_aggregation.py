@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from iedn.errors import ConfigError
 from iedn.masking import MaskRound, OwnMaskKey, members_of, signed_mask_key
 from iedn.protocol.messages import FailureReply, TrainReply
 from iedn.protocol.records import parse, parse_groups, to_record
@@ -428,6 +429,15 @@ def test_noise_from_a_member_voids_the_group_and_harms_nothing(tmp_path, monkeyp
     run(folder)
     assert set(commits(folder)[1]["void"]) == {"encoder.T1WI"}
     assert moved(folder, 1) == {"decoder", "encoder.ASL"}
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "message"),
+    [({"method": "fedavg"}, "per-group"), ({"gate": {"norm_factor": 3.0}}, "norm_factor")],
+)
+def test_what_needs_single_updates_is_refused_in_the_configuration(tmp_path, aggregation, message):
+    with pytest.raises(ConfigError, match=rf"federation\.toml.*{message}"):
+        federation(tmp_path / "run", aggregation=aggregation)
 
 
 def plain_instead_of_masked(fields, tensors):
