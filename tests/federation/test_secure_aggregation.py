@@ -12,7 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from iedn.errors import ConfigError
+from client.session import forget_sessions, session_for
+from client.training import answer_training
+from iedn.errors import ConfigError, RefusedError
 from iedn.masking import MaskRound, OwnMaskKey, members_of, signed_mask_key
 from iedn.protocol.messages import FailureReply, TrainReply
 from iedn.protocol.records import parse, parse_groups, to_record
@@ -274,6 +276,45 @@ def run_again(folder):
     wire = Wire(folder)
     wire.tamper = None
     return wire
+
+
+POINTS = {
+    "before it is kept": ("client.masked_training.keep_reply", False),
+    "kept, not logged": ("sites.egress.Egress.masked_update", False),
+    "logged, key not erased": ("client.mask_key_file.MaskKeyFile.erase_private", True),
+}
+
+
+@pytest.mark.parametrize(("point", "has_left"), POINTS.values(), ids=POINTS)
+def test_site_killed_at_any_point_lets_one_update_leave(tmp_path, monkeypatch, point, has_left):
+    asked = {}
+
+    def keep_from_site_a(site, request, groups):
+        asked.setdefault(site, (request, groups))
+        return None if site == "site-a" else (request, groups)
+
+    folder = federation(tmp_path / "run", count=1)
+    run(folder, keep_from_site_a)
+    site_file = folder / "sites" / "site-a" / "site.toml"
+    request, groups = asked["site-a"]
+    with monkeypatch.context() as patch:
+        patch.setattr(point, killed_for_good)
+        with pytest.raises(KeyboardInterrupt):
+            answer_training(session_for(site_file), request, groups)
+    forget_sessions()
+    if has_left:
+        with pytest.raises(RefusedError, match="mask-spent"):
+            answer_training(session_for(site_file), without("site-c")(request), groups)
+    _, first = answer_training(session_for(site_file), request, groups)
+    _, again = answer_training(session_for(site_file), request, groups)
+    assert flat(first["decoder"]).tobytes() == flat(again["decoder"]).tobytes()
+    forget_sessions()
+    assert len({entry["tensors"] for entry in released(folder, "site-a")}) == 1
+    assert json.loads(site_file.with_name("mask-key.json").read_text())["private"] is None
+
+
+def killed_for_good(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_group_below_a_sites_minimum_never_leaves(tmp_path):
