@@ -516,6 +516,8 @@ def test_what_leaves_a_training_site_with_the_deployments_policy(site):
 
 def test_what_leaves_changes_with_the_policy(site):
     assert "even where no other site" in leaving(site, reveal_small_group=True)[1]
+    assert "the coordinator can read it" in leaving(site)[1]
+    assert "under masks only" in leaving(site, require_secure_aggregation=True)[1]
     assert "contribute nothing" in leaving(site, min_patients=13)[1]
     assert 'does not name "update"' in leaving(site, releases=("metrics",))[1]
     assert "encoder.ASL" in leaving(site, min_patients=3)[1]
