@@ -26,6 +26,7 @@ from simulation.grid import LocalGrid
 from simulation.prepare import make_identities
 from sites.config import SITE_FILE
 from sites.egress import TrainingCounts
+from sites.metrics_release import ScanRow
 
 T1, ASL = Modality.T1WI, Modality.ASL
 SCANS = {
@@ -52,8 +53,9 @@ def play(monkeypatch):
         return TrainingCounts(max(found.values()), max(found.values()), found, found)
 
     def metrics(session, request, groups):
-        rows = [{"psnr_db": 20.0 + request.round}] * 5
-        return session.egress.metrics(request, rows, 10)
+        values = {"psnr_db": 20.0 + request.round}
+        rows = [ScanRow(f"sub-{n:04d}", "ses-1", frozenset({T1}), values) for n in range(10)]
+        return session.egress.metrics(request, rows)
 
     monkeypatch.setattr(client.training, "train", train)
     monkeypatch.setattr(SiteSession, "counts", counts)
@@ -62,8 +64,11 @@ def play(monkeypatch):
     monkeypatch.setattr(server.app, "write_report", lambda *_: None)  # pictures take their time
 
 
-def federation(folder, *, mode="on", count=2, quorum=3, policies=None, **changes):
-    """Write the files of a coordinator and of its sites; returns the folder."""
+def federation(folder, *, mode="on", count=2, quorum=3, policies=None, noise=None, **changes):
+    """Write the files of a coordinator and of its sites; returns the folder.
+
+    ``policies`` and ``noise`` are ``[policy]`` and ``[privacy]`` of single sites.
+    """
     folder.mkdir(exist_ok=True)
     rounds = {"count": count, "quorum": quorum, "poll_interval_s": 0.01, "deadline_s": 20.0}
     rounds |= {"join_timeout_s": 5.0, "offline_grace_s": 0.1}
@@ -74,8 +79,9 @@ def federation(folder, *, mode="on", count=2, quorum=3, policies=None, **changes
         own = folder / "sites" / site
         own.mkdir(parents=True, exist_ok=True)
         policy = {"min_patients": 1, "min_group_sites": 3, **(policies or {}).get(site, {})}
-        text = tomli_w.dumps({"name": site, "manifest": "manifest.csv", "policy": policy})
-        (own / SITE_FILE).write_text(text)
+        told = {"name": site, "manifest": "manifest.csv", "policy": policy}
+        told |= {"privacy": (noise or {}).get(site, {})}
+        (own / SITE_FILE).write_text(tomli_w.dumps(told))
     make_identities(load_federation(folder / "federation.toml"), folder)
     return folder
 
