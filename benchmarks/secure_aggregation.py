@@ -156,6 +156,7 @@ class Site:
             training=TrainingConfig(),
             seed=1,
             group_sites=dict.fromkeys(GROUPS, num_sites),
+            group_shares=dict.fromkeys(GROUPS, -(-100 // num_sites)),
         )
         self.peers = [f"site-{i:02d}" for i in range(num_sites)]
 

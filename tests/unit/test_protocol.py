@@ -71,7 +71,7 @@ EXAMPLES = [
         **ROUND, **MODEL, training=TrainingConfig(), seed=2**62, group_sites={"decoder": 3}
     ),
     TrainReply(**ROUND, weights={"decoder": 5}, held_groups=("encoder.ASL",), duration_s=3),
-    MaskKeyRequest(**ROUND, **MODEL),
+    MaskKeyRequest(**ROUND, **MODEL, training=TrainingConfig()),
     MaskKeyReply(**ROUND, mask_key=MASK_KEY),
     MaskKeyReply(**ROUND, mask_key=None),
     TrainRequest(
