@@ -19,7 +19,7 @@ from iedn.protocol.messages import (
 )
 from iedn.protocol.records import parse, parse_groups, to_record
 from sites.config import SITE_FILE, find_site
-from sites.egress import failure_of
+from sites.failure import failure_of
 
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics

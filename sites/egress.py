@@ -6,7 +6,6 @@ down (``policy.count_step``), so that two releases cannot be subtracted to find 
 """
 
 import logging
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iedn import __version__
-from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
+from iedn.errors import PolicyError
 from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
@@ -35,11 +34,11 @@ from iedn.protocol.messages import (
     SiteCapabilities,
     TrainReply,
     TrainRequest,
-    safe_code,
 )
 
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
+from .failure import failure_of
 from .masked_rounds import MaskedRounds
 from .metrics_release import ScanRow, metrics_release
 from .release_log import ReleaseLog
@@ -390,13 +389,6 @@ class Egress:
         )
 
 
-def failure_of(error: Exception) -> FailureReply:
-    """A code and an incident id; the text stays in the site's own log."""
-    reply = FailureReply(code=_code_of(error), incident=secrets.token_hex(6))
-    _log.error("incident %s (%s): %s", reply.incident, reply.code, error, exc_info=error)
-    return reply
-
-
 def _mask_roster(request: TrainRequest) -> str | None:
     if request.mask_keys is None:
         return None
@@ -405,11 +397,3 @@ def _mask_roster(request: TrainRequest) -> str | None:
 
 def _size(groups: Deltas | RingGroups) -> int:
     return sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
-
-
-def _code_of(error: Exception) -> str:
-    if isinstance(error, ScanError | ProtocolError | RefusedError):
-        return safe_code(error.code)
-    if isinstance(error, PolicyError):
-        return "policy"
-    return safe_code(type(error).__name__) if isinstance(error, IednError) else "internal"
