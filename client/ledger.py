@@ -275,7 +275,7 @@ class PrivacyLedger:
                 self.entries()  # the copy follows before anything is done on the entry's account
                 return entry
 
-    def _affordable(self, entries: list[Entry], event: PrivacyEvent) -> Mapping[str, Any]:
+    def _affordable(self, entries: list[Entry], event: PrivacyEvent) -> dict[str, Any]:
         epsilon = self._cost(entries, event)
         if not epsilon <= min(self._epsilon_max, limits_of(entries).epsilon_max):
             raise PolicyError(

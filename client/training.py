@@ -65,7 +65,8 @@ def answer_training(
     check_demand(session.config.privacy, request.privacy)
     sent = session.egress.check_update(request, groups, session.counts(request.grid))
     private = _private_round(session, request, sent)
-    with spend_before_training(session, request, private and private.event) as ledger:
+    event = None if private is None else private.event
+    with spend_before_training(session, request, event) as ledger:
         summary = _train(session, request, model, private)
         trained = groups if private is None else {g: groups[g] for g in sorted(private.groups)}
         after = state_by_group(model)

@@ -201,9 +201,9 @@ class Egress:
             weights={g: self._coarse(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
-            epsilon=ledger and ledger.epsilon,
-            ledger_count=ledger and ledger.count,
-            ledger_hash=ledger and ledger.hash,
+            epsilon=None if ledger is None else ledger.epsilon,
+            ledger_count=None if ledger is None else ledger.count,
+            ledger_hash=None if ledger is None else ledger.hash,
             mask_roster=_mask_roster(request),
         )
         return reply, sent
