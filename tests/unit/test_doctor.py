@@ -508,7 +508,8 @@ def test_what_leaves_a_training_site_with_the_deployments_policy(site):
     assert text[2] == "kept back: encoder.ASL (3 patients); policy.min_patients is 10"
     assert text[3].startswith("noise in updates (off): updates are exact")
     assert text[4].endswith(
-        "of psnr_db, ssim_percent, mae over the validation scans, and their number as 10"
+        "of psnr_db, ssim_percent, mae, bias, nrmse, lesion_error over the validation scans, "
+        "and their number as 10"
     )
     assert text[5].endswith("test patients: 7 patients, policy.min_patients is 10")
     assert text[-1].startswith("never: images")
