@@ -34,6 +34,7 @@ from iedn.protocol.messages import (
     CapabilitiesRequest,
     EvaluateReply,
     EvaluateRequest,
+    MaskKeyRequest,
     SiteCapabilities,
     TrainReply,
     TrainRequest,
@@ -47,7 +48,13 @@ from server.run_folder import RunFolder
 SCANS = 20
 STEP = 1e-3
 MEGABYTE = 10**6
-REQUESTS = {"query": CapabilitiesRequest, "train": TrainRequest, "evaluate": EvaluateRequest}
+REQUESTS = {
+    "query": CapabilitiesRequest,
+    "query.mask_key": MaskKeyRequest,
+    "train": TrainRequest,
+    "evaluate": EvaluateRequest,
+}
+Request = CapabilitiesRequest | MaskKeyRequest | TrainRequest | EvaluateRequest
 
 
 class StubGrid(Grid):
@@ -56,7 +63,7 @@ class StubGrid(Grid):
     def __init__(self, sites: Iterable[str]) -> None:
         TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
         self._names = dict(enumerate(sites, start=100))
-        self._open: dict[str, CapabilitiesRequest | TrainRequest | EvaluateRequest] = {}
+        self._open: dict[str, tuple[str, Request]] = {}
         self._shapes: Shapes = {}
         self._number = 0
         self._run = Run.create_empty(1)
@@ -81,7 +88,7 @@ class StubGrid(Grid):
         return [self._asked(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return [Message(self._reply(self._open.pop(i)), 1, "train") for i in message_ids]
+        return [Message(self._reply(*self._open.pop(i)), 1, "train") for i in message_ids]
 
     def send_and_receive(self, *_: object, **__: object) -> list[Message]:
         raise NotImplementedError("the round loop streams")
@@ -89,14 +96,15 @@ class StubGrid(Grid):
     def _asked(self, message: Message) -> str:
         self._number += 1
         key = str(self._number)
-        self._open[key] = parse(message.content, REQUESTS[message.metadata.message_type])
+        site = self._names[message.metadata.dst_node_id]
+        self._open[key] = site, parse(message.content, REQUESTS[message.metadata.message_type])
         if message.metadata.message_type == "train" and not self._shapes:
             self._shapes = shapes_of(parse_groups(message.content))
         return key
 
-    def _reply(self, request: CapabilitiesRequest | TrainRequest | EvaluateRequest) -> RecordDict:
+    def _reply(self, site: str, request: Request) -> RecordDict:
         if isinstance(request, TrainRequest):
-            return self._update(request)
+            return self._update(site, request)
         if isinstance(request, EvaluateRequest):
             common = request.model_dump(include={"run", "round", "base_hash", "split"})
             metrics = {"psnr_db_mean": 20.0 + request.round}
@@ -113,7 +121,7 @@ class StubGrid(Grid):
             )
         )
 
-    def _update(self, request: TrainRequest) -> RecordDict:
+    def _update(self, site: str, request: TrainRequest) -> RecordDict:
         """Group by group, so that the stub holds one group besides the reply itself."""
         common = request.model_dump(include={"run", "round", "base_hash"})
         weights = dict.fromkeys(groups_for(Modality), SCANS)

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from iedn import progress
-from iedn.console import new_app, run_command, showing_progress
+from iedn.console import new_app, print_parts, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
 from sites.config import SiteConfig, find_site, load_site_config
 
+from .ledger_cli import ledger
+from .peers_cli import app as peers_app
 from .rating.cli import app as rating_app
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import RenderableType
-
     from .one_scan import OneMap
 
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
@@ -29,6 +25,8 @@ if TYPE_CHECKING:
 
 app = new_app(invoke_without_command=True)
 app.add_typer(rating_app, name="rate")
+app.add_typer(peers_app, name="peers")
+app.command()(ledger)
 
 Against = Literal["cbv", "labels"]
 
@@ -38,9 +36,6 @@ Image = Annotated[Path | None, typer.Option(help="One patient: this image.")]
 FlipAverage = Annotated[
     bool, typer.Option("--flip-average", help="Average with the left-right flipped input.")
 ]
-
-
-Planned = Annotated[int, typer.Option(help="Of the planned run.")]
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,7 @@ def check(
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
     facts = environment_facts(config, offline=offline)
     if not as_json:
-        _print_parts(fact_lines(facts))
+        print_parts(fact_lines(facts))
     try:
         with showing_progress(as_json=as_json):
             reporter = progress.reporter("preparing scans")
@@ -130,7 +125,7 @@ def check(
         extra = {"environment": facts_as_json(facts), "leaves": leaves}
         print(json.dumps(report_json(report, pictures) | extra, indent=2))
     else:
-        _print_parts([*renderables(report, pictures), *leaving_text(leaves)])
+        print_parts([*renderables(report, pictures), *leaving_text(leaves)])
     is_bad = not report.usable or (strict and report.num_errors > 0)
     if code := exit_code_of(facts) or (CohortError.exit_code if is_bad else 0):
         raise typer.Exit(code)
@@ -347,48 +342,6 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
-
-
-@app.command()
-def ledger(
-    context: typer.Context,
-    verify: Annotated[bool, typer.Option("--verify", help="Check it and its second file.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="What a run would cost.")] = False,
-    rounds: Planned = 0,
-    steps: Planned = 0,
-    noise: Annotated[float, typer.Option(help="Noise multiplier.")] = 0.0,
-    patients: Planned = 0,
-    batch: Planned = 0,
-    record: Annotated[
-        bool, typer.Option("--record", help="Count what it does not know of.")
-    ] = False,
-    raise_to: Annotated[float | None, typer.Option(help="Allow a larger epsilon_max.")] = None,
-    recover: Annotated[
-        bool, typer.Option("--recover", help="After a backup was restored.")
-    ] = False,
-    reason: Annotated[str, typer.Option(help="Stays in the ledger.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Show what privacy was spent on, check it, or say what a planned run would cost.
-
-    --plan and --record take --rounds, --steps (a round), --noise, --patients and --batch.
-    --record, --raise-to and --recover write to the ledger, and need a --reason.
-    """
-    from .ledger_command import Asked, Plan, answer
-
-    planned = Plan(rounds, steps, noise, patients, batch)
-    asked = Asked(verify, plan, record, recover, raise_to, reason)
-    said = answer(context.obj.config, asked, planned, table=Console().is_terminal)
-    if as_json:
-        print(json.dumps(said.content, indent=2))
-    else:
-        _print_parts(said.parts)
-
-
-def _print_parts(parts: "Iterable[RenderableType]") -> None:
-    console = Console()
-    for part in parts:
-        console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
 
 
 def _print_map(made: "OneMap", picture: Path | None, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from .fact import Fact, ok
 from .installation import installation_facts, port_fact
 from .leaving import what_leaves
 from .ledger_facts import ledger_facts
+from .peers import peers_fact
 from .reachability import connection_facts
 from .session import count
 
@@ -35,6 +36,8 @@ def environment_facts(config: SiteConfig, *, offline: bool = False) -> list[Fact
         return [*facts, ok("coordinator", found)]
     facts.append(port_fact(config.folder, coordinator.node_port))
     facts += credential_facts(coordinator)
+    if config.policy.require_secure_aggregation:
+        facts.append(peers_fact(config))
     return facts if offline else [*facts, *connection_facts(coordinator)]
 
 

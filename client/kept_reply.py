@@ -10,23 +10,28 @@ from pathlib import Path
 import safetensors
 
 from iedn.files import atomic_write_tensors
+from iedn.masking import RingGroups
 from iedn.parameters import by_group, flatten
 from iedn.protocol.messages import TrainReply, TrainRequest
 from sites.egress import Deltas
 
+Tensors = Deltas | RingGroups
+"""An update's tensors, as they are or masked."""
+
 FILE = "kept-reply.safetensors"
 
 
-def keep_reply(folder: Path, request: TrainRequest, reply: TrainReply, deltas: Deltas) -> None:
+def keep_reply(folder: Path, request: TrainRequest, reply: TrainReply, tensors: Tensors) -> None:
     """Replace the kept reply by this one, atomically."""
     metadata = {"reply": reply.model_dump_json(), "request": _digest(request)}
-    atomic_write_tensors(folder / FILE, flatten(deltas), metadata)
+    atomic_write_tensors(folder / FILE, flatten(tensors), metadata)
 
 
-def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Deltas] | None:
+def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Tensors] | None:
     """The kept reply if it answers this very request, else None.
 
-    The request's digest covers run, round, base model and every training setting.
+    The request's digest covers run, round, base model, every training setting and, where the
+    update is masked, all sites and keys of the round.
     A damaged file counts as none: the round is then trained again, with the same result.
     """
     path = folder / FILE

@@ -59,11 +59,17 @@ def _update(policy: PolicyConfig, counts: TrainingCounts) -> list[str]:
     )
     if policy.reveal_small_group:
         sites = "even where no other site trains it (reveal_small_group)"
-    lines = [f"each round: the change of {sent}; {sites}"]
+    lines = [f"each round: the change of {sent}; {sites}; {_masks(policy)}"]
     if few:
         numbers = ", ".join(f"{g} ({counts.patients_behind(g)} patients)" for g in few)
         lines.append(f"kept back: {numbers}; policy.min_patients is {policy.min_patients}")
     return lines
+
+
+def _masks(policy: PolicyConfig) -> str:
+    if policy.require_secure_aggregation:
+        return "under masks only: the coordinator reads sums over sites, never this site's own"
+    return "the coordinator can read it, unless it asks for masks (require_secure_aggregation)"
 
 
 def _noise(privacy: PrivacyConfig, counts: TrainingCounts) -> str:

@@ -142,12 +142,17 @@ class PrivacyLedger:
             LedgerError: the ledger cannot be written or trusted; it may be spent nevertheless.
             CohortError: a chain is broken.
         """
-        purpose = _purpose(run, round_number, base_hash)
-        facts = {"kind": SPENT, **purpose, **asdict(event)}
+        facts = _spending(event, run, round_number, base_hash)
         if before := unanswered(self.entries(), facts):
             return Reservation(before[0]["number"], before[0]["epsilon"], is_new=False)
         entry = self._append(lambda entries: facts | self._affordable(entries, event))
         return Reservation(entry["number"], entry["epsilon"], is_new=True)
+
+    def check(self, event: PrivacyEvent, *, run: str, round_number: int, base_hash: str) -> None:
+        """Raise as ``reserve`` would, with the same arguments; nothing is spent."""
+        entries = self.entries()
+        if not unanswered(entries, _spending(event, run, round_number, base_hash)):
+            self._affordable(entries, event)
 
     def answered(self, *, run: str, round_number: int, base_hash: str) -> None:
         """Note that an answer is about to leave: it uses up what was reserved for it.
@@ -282,6 +287,10 @@ class PrivacyLedger:
     def _cost(self, entries: list[Entry], event: PrivacyEvent) -> float:
         """Epsilon of all entries and one more event."""
         return self._accountant([*events_of(entries), event], limits_of(entries).delta)
+
+
+def _spending(event: PrivacyEvent, run: str, round_number: int, base_hash: str) -> dict[str, Any]:
+    return {"kind": SPENT, **_purpose(run, round_number, base_hash), **asdict(event)}
 
 
 def _purpose(run: str, round_number: int, base_hash: str) -> dict[str, Any]:

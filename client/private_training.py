@@ -10,7 +10,7 @@ from iedn.config import PrivacyDemand, TrainablePart, TrainingConfig
 from iedn.errors import ConfigError, PolicyError
 from iedn.model import Network
 from iedn.parameters import SHARED_GROUP
-from iedn.protocol.messages import TrainRequest
+from iedn.protocol.messages import MaskKeyRequest, TrainRequest
 from iedn.training import Progress, TrainingSummary
 from sites.privacy import PrivacyConfig
 
@@ -54,7 +54,9 @@ class PrivateRound:
         return train_privately(model, self.scans, both, device=device, progress=progress)
 
 
-def plan_round(session: SiteSession, request: TrainRequest, sent: Sequence[str]) -> PrivateRound:
+def plan_round(
+    session: SiteSession, request: TrainRequest | MaskKeyRequest, sent: Sequence[str]
+) -> PrivateRound:
     """What the site's policy makes of a request.
 
     Args:

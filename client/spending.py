@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypedDict
 
-from iedn.protocol.messages import TrainRequest
+from iedn.protocol.messages import RoundRequest, TrainRequest
 from sites.config import SiteConfig
 from sites.egress import LedgerHead
 
@@ -67,6 +67,11 @@ def spend_before_training(
     ledger.answered(**purpose)
 
 
+def check_affordable(session: SiteSession, request: RoundRequest, event: PrivacyEvent) -> None:
+    """Raise as ``spend_before_training`` would at its beginning; nothing is spent."""
+    open_ledger(session.config).check(event, **_purpose(request))
+
+
 def note_repeat(session: SiteSession, request: TrainRequest) -> None:
     """A kept reply is about to leave; it may have been kept just before the process was killed.
 
@@ -78,5 +83,5 @@ def note_repeat(session: SiteSession, request: TrainRequest) -> None:
         PrivacyLedger(places).answered(**_purpose(request))
 
 
-def _purpose(request: TrainRequest) -> _Purpose:
+def _purpose(request: RoundRequest) -> _Purpose:
     return {"run": request.run, "round_number": request.round, "base_hash": request.base_hash}

@@ -1,7 +1,7 @@
 """A train request at a site: from global tensors to the update that leaves."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,16 +12,16 @@ from iedn.config import NetworkConfig
 from iedn.errors import PolicyError, RefusedError
 from iedn.modalities import in_order
 from iedn.model import Network, empty_network, set_recompute
-from iedn.parameters import Array, Tensors, load_groups, shapes_of_network, state_by_group
+from iedn.parameters import Array, load_groups, shapes_of_network, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Groups
 from iedn.seeding import derive_seed
 from iedn.training import TrainingSummary, train
-from sites.egress import Deltas
 from sites.privacy import check_demand
 
-from .kept_reply import keep_reply, kept_reply
+from .kept_reply import Tensors, keep_reply, kept_reply
+from .masked_training import MaskedRelease, forget_mask_key
 from .session import SiteSession
 from .spending import note_repeat, spend_before_training
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 def answer_training(
     session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Deltas]:
+) -> tuple[TrainReply, Tensors]:
     """Train one round, or repeat the answer to a request that came before.
 
     What can be refused without training is refused before anything is spent.
@@ -47,15 +47,20 @@ def answer_training(
         PolicyError: the site does not train, its policy holds the update back, the run asks for
             more privacy than the site has, or the privacy budget does not allow it.
         ConfigError: the site's ``[privacy]`` does not fit its cohort.
-        RefusedError: the request's tensors are not what its network demands.
+        RefusedError: the request's tensors are not what its network demands; its mask keys are
+            not those of the round's sites; or a masked update of the round has left before.
     """
+    session.egress.check_mode(request)
     kept = kept_reply(session.config.folder, request)
     if kept is not None:
         note_repeat(session, request)
         session.egress.repeat(*kept)
+        forget_mask_key(session, request)
         return kept
     if session.config.role != "train":
         raise PolicyError("this site only evaluates; it was asked to train")
+    session.egress.masked_rounds.check_unspent(request.run, request.round)
+    masked = None if request.mask_keys is None else MaskedRelease(session, request)
     model = network_from(groups, request.network)
     check_demand(session.config.privacy, request.privacy)
     sent = session.egress.check_update(request, groups, session.counts(request.grid))
@@ -65,7 +70,8 @@ def answer_training(
         summary = _train(session, request, model, private)
         trained = groups if private is None else {g: groups[g] for g in sorted(private.groups)}
         after = state_by_group(model)
-        reply, deltas = session.egress.update(
+        pass_out = session.egress.update if masked is None else session.egress.checked_update
+        reply, deltas = pass_out(
             request,
             {g: _changes(after[g], base) for g, base in trained.items()},
             session.counts(request.grid),
@@ -73,6 +79,8 @@ def answer_training(
             duration_s=summary.seconds,
             ledger=ledger,
         )
+        if masked is not None:
+            return masked.release(reply, deltas)
         keep_reply(session.config.folder, request, reply, deltas)
     return reply, deltas
 
@@ -143,5 +151,5 @@ def _train(
     return summary
 
 
-def _changes(after: Tensors, base: Tensors) -> dict[str, Array]:
+def _changes(after: Mapping[str, Array], base: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.asarray(after[name] - array) for name, array in base.items()}

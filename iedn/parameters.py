@@ -6,7 +6,7 @@ PyTorch is imported only where a network is at hand.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ SHARED_GROUP = "decoder"
 
 Array = NDArray[np.float32]
 Tensors = Mapping[str, Array]
+S = TypeVar("S", bound=np.generic)
 
 
 def group_of(name: str) -> str:
@@ -70,7 +71,7 @@ def shapes_of_network(model: "nn.Module") -> Shapes:
     return shapes
 
 
-def flatten(groups: Mapping[str, Tensors]) -> dict[str, Array]:
+def flatten(groups: Mapping[str, Mapping[str, NDArray[S]]]) -> dict[str, NDArray[S]]:
     """All tensors of all groups by name."""
     return {name: array for tensors in groups.values() for name, array in tensors.items()}
 

@@ -5,27 +5,27 @@ For group g with contributors K_g, deltas D_kg and integer weights w_kg::
     mean_g = sum_{k in K_g} w_kg D_kg / sum_{k in K_g} w_kg
 
 Deltas are quantised to int64 fixed point (2^-30), multiplied by the integer weight and summed as
-integers (see ``fixed_point``), so that the result is bit-identical whatever the order or grouping
-of replies. The gate guarantees |delta| <= 2^10 and a total weight <= 2^20 a group: |sum| <= 2^60
-fits an int64. Nothing here draws random numbers, knows Flower or checks updates (see ``gate``).
+integers (see ``iedn.fixed_point``), so that the result is bit-identical whatever the order or
+grouping of replies. The gate guarantees |delta| <= 2^10 and a total weight <= 2^20 a group:
+|sum| <= 2^60 fits an int64. Nothing here draws random numbers, knows Flower or checks updates (see
+``gate``).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iedn.fixed_point import MAX_TOTAL_WEIGHT, ExactSum
 from iedn.protocol.checks import Shapes, shapes_of
-
-from .fixed_point import ExactSum
 
 AggregationName = Literal["per-group", "fedavg"]
 Float32Groups = dict[str, dict[str, NDArray[np.float32]]]
 Float64Groups = dict[str, dict[str, NDArray[np.float64]]]
-
-MAX_TOTAL_WEIGHT = 2**20
+Means = Iterable[tuple[str, str, NDArray[np.float64]]]
+"""(group, tensor name, mean delta), one tensor after the other."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class StreamingSum:
             for group, sums in self._sums.items()
         }
 
-    def drain(self) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
-        """(group, tensor name, mean delta) of one tensor after the other; each sum is let go.
+    def drain(self) -> Means:
+        """Weighted mean delta of one tensor after the other; each sum is let go.
 
         Besides the model that is made of them, no more than one tensor's mean is in memory.
         """

@@ -14,7 +14,14 @@ from pydantic import Field
 
 from iedn.config import FrozenModel
 from iedn.errors import RefusedError
-from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
+from iedn.masking import MaskRound, roster_digest
+from iedn.protocol.checks import (
+    MAX_ABS_DELTA,
+    Shapes,
+    check_ring_tensors,
+    check_tensors,
+    update_norm,
+)
 from iedn.protocol.messages import SiteCapabilities, TrainReply, TrainRequest
 
 
@@ -95,6 +102,32 @@ def admit(
         text = f"the update's norm {norm:.4g} exceeds {expected.norm_bound:.4g}"
         raise RefusedError("norm", text)
     return norm
+
+
+def admit_masked(
+    reply: TrainReply,
+    tensors: Mapping[str, Mapping[str, NDArray[np.generic]]],
+    expected: Expectation,
+    site: str,
+) -> None:
+    """Let a masked update into the sum, as far as its form says; what it holds, nobody can see.
+
+    Raises:
+        RefusedError: as ``admit`` but for values; or ``mask-roster``: masked for other sites or
+            keys, or not at all.
+    """
+    request = expected.request
+    keys = request.mask_keys or {}
+    _check_round(reply, request)
+    if reply.mask_roster != roster_digest(MaskRound.of(request), keys):
+        raise RefusedError("mask-roster", "is not masked for the sites and keys of this round")
+    _check_groups(reply, expected)
+    unsigned = sorted(set(reply.weights) - set(keys[site].groups))
+    if unsigned:
+        raise RefusedError("wrong-group", f"sent {unsigned}, which its mask key was not signed for")
+    check_ring_tensors(tensors, {g: expected.shapes[g] for g in reply.weights})
+    _check_weights(reply, expected.capabilities)
+    _check_ledger(reply, expected.ledger)
 
 
 def declared_weight(capabilities: SiteCapabilities, group: str) -> int:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from iedn.config import FrozenModel
 
-from .aggregation import Float32Groups, Float64Groups, StreamingSum, moved
+from .aggregation import Float32Groups, Float64Groups, Means, moved
 
 OptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
 Moments = dict[str, NDArray[np.float64]]
@@ -60,15 +60,15 @@ def server_step(
 
 
 def advance(
-    model: Float32Groups, total: StreamingSum, moments: Moments, config: ServerOptimizerConfig
+    model: Float32Groups, means: Means, moments: Moments, config: ServerOptimizerConfig
 ) -> tuple[Float32Groups, Moments]:
-    """The next model and moments, tensor by tensor; the sum is used up.
+    """The next model and moments, tensor by tensor; the means are used up.
 
     The same as ``server_step`` and ``apply_step``, without a step of the model's size in memory.
     """
     after = dict(moments)
     result = {group: dict(tensors) for group, tensors in model.items()}
-    for group, name, mean in total.drain():
+    for group, name, mean in means:
         step = config.eta * _direction(f"{group}/{name}", mean, after, config)
         result[group][name] = moved(model[group][name], step)
     return result, after

@@ -4,23 +4,25 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import RecordDict
+from numpy.typing import NDArray
 
 from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
-from iedn.protocol.messages import TrainReply, TrainRequest
+from iedn.protocol.messages import MaskKey, TrainReply, TrainRequest
 from iedn.protocol.records import parse, parse_groups
 
-from .aggregation import Float32Groups, StreamingSum, Update
+from .aggregation import Float32Groups, Means, StreamingSum, Update
 from .encoded import EncodedModel
 from .exchange import Question, ask
-from .federation import Federation, Roster, check_quorum, refusal
+from .federation import Federation, Owners, Roster, check_quorum, refusal
 from .gate import Expectation, SeenLedger, admit, declared_weight
 from .optimizers import Moments, advance
 
@@ -73,14 +75,104 @@ def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, 
     return intake.close()
 
 
+def train_request(
+    federation: Federation,
+    state: RoundState,
+    site: str,
+    owners: Owners,
+    mask_keys: dict[str, MaskKey] | None = None,
+) -> TrainRequest:
+    """What a site is asked in the round after ``state``.
+
+    Args:
+        federation: the run's.
+        state: what the round starts from.
+        site: who is asked.
+        owners: of each group, in this round.
+        mask_keys: the mask roster of a masked round.
+    """
+    config = federation.config
+    preset = config.effective_preset
+    groups = federation.groups_of(site)
+    return TrainRequest(
+        run=config.run,
+        round=state.number + 1,
+        base_hash=state.model_hash,
+        grid=preset.grid,
+        network=preset.network,
+        training=config.training,
+        seed=config.seed,
+        group_sites={g: owners.sites[g] for g in groups if g in owners.sites},
+        group_shares={g: owners.shares[g] for g in groups if g in owners.shares},
+        privacy=config.privacy,
+        mask_keys=mask_keys,
+    )
+
+
+def next_state(
+    federation: Federation,
+    state: RoundState,
+    means: Means,
+    roster: Roster,
+    norms: list[float],
+) -> RoundState:
+    """The state after a round; groups without a mean delta stay as they are.
+
+    Args:
+        federation: the run's.
+        state: before the round.
+        means: mean deltas; used up.
+        roster: what became of each site.
+        norms: of the accepted updates, where they can be seen.
+    """
+    optimizer = federation.config.aggregation.optimizer
+    model, moments = advance(state.model, means, state.moments, optimizer)
+    return RoundState(
+        state.number + 1,
+        model,
+        state_hash(flatten(model)),
+        moments,
+        [*state.accepted_norms, norms],
+        {**state.ledgers, **seen_ledgers(roster)},
+    )
+
+
+def contributions(
+    groups: Iterable[str], weights: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Sites and declared scans behind each group, from each site's weights."""
+    return {
+        group: {
+            "sites": sum(group in w for w in weights.values()),
+            "scans": sum(w.get(group, 0) for w in weights.values()),
+        }
+        for group in groups
+    }
+
+
+def accepted_entry(
+    reply: TrainReply, tensors: Mapping[str, Mapping[str, NDArray[np.generic]]]
+) -> Facts:
+    """The roster's entry for an accepted update."""
+    return {
+        "status": "accepted",
+        "weights": dict(sorted(reply.weights.items())),
+        "held": sorted(reply.held_groups),
+        "duration_s": reply.duration_s,
+        "epsilon": reply.epsilon,
+        "ledger_count": reply.ledger_count,
+        "ledger_hash": reply.ledger_hash,
+        "bytes": sum(t.nbytes for group in tensors.values() for t in group.values()),
+    }
+
+
 @dataclass
 class _Intake:
     """The running sum of a round and what became of each site."""
 
     federation: Federation
     state: RoundState
-    owners: dict[str, int]
-    shares: dict[str, int]
+    owners: Owners
     shapes: Shapes
     total: StreamingSum
     outgoing: EncodedModel
@@ -92,13 +184,14 @@ class _Intake:
     @classmethod
     def open(cls, federation: Federation, state: RoundState) -> "_Intake":
         shapes = shapes_of(state.model)
-        owned = [federation.groups_of(site) for site in federation.trainers()]
+        owned = {site: federation.groups_of(site) for site in federation.trainers()}
         aggregation = federation.config.aggregation
         return cls(
             federation,
             state,
-            owners={g: sum(g in groups for groups in owned) for g in shapes},
-            shares=federation.largest_shares(),
+            owners=federation.owners(
+                {g: [site for site, groups in owned.items() if g in groups] for g in shapes}
+            ),
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
             outgoing=EncodedModel(state.model),
@@ -109,21 +202,7 @@ class _Intake:
         return sorted(self.norms)
 
     def request(self, site: str) -> TrainRequest:
-        config = self.federation.config
-        preset = config.effective_preset
-        groups = self.federation.groups_of(site)
-        return TrainRequest(
-            run=config.run,
-            round=self.state.number + 1,
-            base_hash=self.state.model_hash,
-            grid=preset.grid,
-            network=preset.network,
-            training=config.training,
-            seed=config.seed,
-            group_sites={g: self.owners[g] for g in groups if g in self.owners},
-            group_shares={g: self.shares[g] for g in groups if g in self.shares},
-            privacy=config.privacy,
-        )
+        return train_request(self.federation, self.state, site, self.owners)
 
     def build(self, site: str) -> RecordDict:
         groups = self.federation.groups_of(site)
@@ -160,42 +239,14 @@ class _Intake:
         self.total.add(update)
         self.norms[site] = norm
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = {
-            "status": "accepted",
-            "norm": round(norm, 6),
-            "weights": dict(sorted(reply.weights.items())),
-            "held": sorted(reply.held_groups),
-            "duration_s": reply.duration_s,
-            "epsilon": reply.epsilon,
-            "ledger_count": reply.ledger_count,
-            "ledger_hash": reply.ledger_hash,
-            "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
-        }
+        self.roster[site] = {**accepted_entry(reply, deltas), "norm": round(norm, 6)}
 
     def close(self) -> tuple[RoundState, Facts]:
-        optimizer = self.federation.config.aggregation.optimizer
-        model, moments = advance(self.state.model, self.total, self.state.moments, optimizer)
         norms = [self.norms[site] for site in self.accepted()]
-        state = RoundState(
-            self.state.number + 1,
-            model,
-            state_hash(flatten(model)),
-            moments,
-            [*self.state.accepted_norms, norms],
-            {**self.state.ledgers, **seen_ledgers(self.roster)},
-        )
+        state = next_state(self.federation, self.state, self.total.drain(), self.roster, norms)
         return state, {
             "base_hash": self.state.model_hash,
             "roster": dict(sorted(self.roster.items())),
-            "contributions": self._contributions(),
+            "contributions": contributions(self.shapes, self.weights),
             "accepted_norms": norms,
-        }
-
-    def _contributions(self) -> dict[str, dict[str, int]]:
-        return {
-            group: {
-                "sites": sum(group in w for w in self.weights.values()),
-                "scans": sum(w.get(group, 0) for w in self.weights.values()),
-            }
-            for group in self.shapes
         }

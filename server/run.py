@@ -12,8 +12,9 @@ from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
 from .gate import SeenLedger
 from .history import Event
+from .masked_rounds import SpentRoundError, masked_round
 from .registry import SiteRegistry
-from .rounds import RoundState, seen_ledgers, train_round
+from .rounds import Facts, RoundState, seen_ledgers, train_round
 from .run_folder import BEST, RunFolder
 
 _log = logging.getLogger(__name__)
@@ -127,11 +128,27 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
 
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
-    after, facts = train_round(federation, state)
-    folder.commit(after.number, after.model, after.moments, facts, model_hash=after.model_hash)
+    try:
+        after, facts = _trained(federation, folder, state)
+    except SpentRoundError as error:
+        _commit(folder, error.state, error.facts)
+        raise
+    _commit(folder, after, facts)
     _log.info("round %d committed: model %s", after.number, after.model_hash[:12])
     _evaluate_if_missing(federation, folder, after)
     return after
+
+
+def _trained(
+    federation: Federation, folder: RunFolder, state: RoundState
+) -> tuple[RoundState, Facts]:
+    if federation.config.secure_aggregation == "on":
+        return masked_round(federation, folder, state)
+    return train_round(federation, state)
+
+
+def _commit(folder: RunFolder, state: RoundState, facts: Facts) -> None:
+    folder.commit(state.number, state.model, state.moments, facts, model_hash=state.model_hash)
 
 
 def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: RoundState) -> None:

@@ -10,10 +10,15 @@ from typing import Any, Literal
 
 import tomli_w
 
+from client.identity import SIGNING_KEY, make_identity, read_private_key
+from client.peers import PEERS
 from iedn import progress
 from iedn.errors import ConfigError
 from iedn.files import atomic_write_bytes
+from iedn.identity import public_line
+from iedn.peers import PeerList
 from server.config import FederationConfig
+from server.provisioning import ADMITTED
 from server.run_folder import HISTORY
 from sites.config import SITE_FILE, Role
 
@@ -51,6 +56,8 @@ def prepare_run(
     out.mkdir(parents=True, exist_ok=True)
     _write_toml(out / FEDERATION_FILE, federation.model_dump(mode="json", exclude_none=True))
     prepare_sites(scenario, out, cohorts=cohorts, workers=workers)
+    if federation.secure_aggregation == "on":
+        make_identities(federation, out)
     return federation
 
 
@@ -86,6 +93,29 @@ def prepare_sites(
         _write_toml(folder / SITE_FILE, _site(name, site, manifest, cache))
         progress.report("site files", number, len(sites))
     return sorted(sites)
+
+
+def make_identities(federation: FederationConfig, out: Path) -> None:
+    """Give every training site a key, and all of them the list; keys that are there are kept.
+
+    In a deployment people do this, and compare fingerprints.
+    """
+    folders = {
+        name: out / "sites" / name
+        for name, entry in federation.sites.items()
+        if entry.role == "train"
+    }
+    for name, folder in folders.items():
+        if not (folder / SIGNING_KEY).exists():
+            make_identity(folder / SIGNING_KEY, name)
+    keys = {n: read_private_key(f / SIGNING_KEY).public_key() for n, f in folders.items()}
+    (out / ADMITTED).mkdir(exist_ok=True)
+    listed = PeerList.of(federation.run, keys).to_bytes()
+    for name, folder in folders.items():
+        atomic_write_bytes(folder / PEERS, listed)
+        atomic_write_bytes(
+            out / ADMITTED / f"{name}.pub", public_line(keys[name], name).encode() + b"\n"
+        )
 
 
 def is_finished(out: Path) -> bool:

@@ -13,14 +13,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig
 from iedn.errors import ConfigError
-from iedn.protocol.messages import Role, RunName
+from iedn.protocol.messages import Role, RunName, SiteName
 from iedn.toml import config_error_from, load_toml
 from server.config import (
     AggregationConfig,
     FederationConfig,
     RoundsConfig,
+    SecureAggregation,
     SiteEntry,
-    SiteName,
 )
 from sites.config import SplitConfig
 from sites.privacy import PrivacyConfig
@@ -99,6 +99,7 @@ class ScenarioConfig(FrozenModel):
         training: local training.
         rounds: the round loop.
         aggregation: how updates become the next model.
+        secure_aggregation: ``on``: the sites mask their updates; identities are made on the fly.
         flip_average: average with the left-right flipped input when evaluating.
         sites: the sites, each with a cohort of its own, by name.
         virtual: further sites, which share one cohort.
@@ -113,6 +114,7 @@ class ScenarioConfig(FrozenModel):
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
+    secure_aggregation: SecureAggregation = "off"
     flip_average: bool = False
     sites: dict[SiteName, ScenarioSite] = Field(default_factory=dict)
     virtual: VirtualSites | None = None
@@ -131,7 +133,15 @@ class ScenarioConfig(FrozenModel):
     def federation(self, seed: int | None = None) -> FederationConfig:
         """The coordinator's configuration of this scenario."""
         shared = self.model_dump(
-            include={"preset", "custom_preset", "training", "rounds", "aggregation", "flip_average"}
+            include={
+                "preset",
+                "custom_preset",
+                "training",
+                "rounds",
+                "aggregation",
+                "secure_aggregation",
+                "flip_average",
+            }
         )
         entries = {
             name: SiteEntry(role=site.role, required=site.required)

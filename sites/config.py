@@ -63,6 +63,8 @@ class PolicyConfig(FrozenModel):
         max_group_share: a group in which one site has more than this part of the declared scans
             counts as trained by one site: the sum is hardly more than its update.
         reveal_small_group: send a group even if fewer sites than that train it.
+        require_secure_aggregation: an update leaves only under masks that cancel in the sum of all
+            sites; a coordinator that asks for it as it is, is refused.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
         metrics: measures of image quality whose mean and standard deviation may leave.
@@ -80,6 +82,7 @@ class PolicyConfig(FrozenModel):
     min_group_sites: int = Field(default=3, ge=1)
     max_group_share: float = Field(default=0.8, gt=0.0, le=1.0)
     reveal_small_group: bool = False
+    require_secure_aggregation: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
     metrics: tuple[ImageMetric, ...] = get_args(ImageMetric)
     count_step: int = Field(default=5, ge=1)

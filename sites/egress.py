@@ -6,7 +6,6 @@ down (``policy.count_step``), so that two releases cannot be subtracted to find 
 """
 
 import logging
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iedn import __version__
-from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
+from iedn.errors import PolicyError
+from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
@@ -23,6 +23,9 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    MaskKey,
+    MaskKeyReply,
+    MaskKeyRequest,
     PairedAreas,
     ProtocolMessage,
     ReleaseReceipt,
@@ -31,11 +34,12 @@ from iedn.protocol.messages import (
     SiteCapabilities,
     TrainReply,
     TrainRequest,
-    safe_code,
 )
 
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
+from .failure import failure_of
+from .masked_rounds import MaskedRounds
 from .metrics_release import ScanRow, metrics_release
 from .release_log import ReleaseLog
 from .released_scans import ReleasedScans, num_patients_of
@@ -98,6 +102,9 @@ class Egress:
         policy: what may leave.
         log: where each release is written before it leaves; the scans behind released metrics and
             diagnostic releases, and the approvals, are files beside it.
+
+    Attributes:
+        masked_rounds: rounds of which nothing more may leave.
     """
 
     def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
@@ -106,6 +113,7 @@ class Egress:
         self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
         self._released_metrics = ReleasedScans(log.path.with_name(RELEASED_METRICS))
         self._approvals = Approvals(log.path.with_name(APPROVALS))
+        self.masked_rounds = MaskedRounds(log)
 
     def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
         """What the site declares when it joins a run: coarsened counts."""
@@ -147,7 +155,7 @@ class Egress:
         duration_s: float,
         ledger: LedgerHead | None = None,
     ) -> tuple[TrainReply, Deltas]:
-        """The update that may leave: groups the policy holds back are taken out.
+        """The update that leaves: groups the policy holds back are taken out.
 
         Args:
             request: what it answers.
@@ -160,6 +168,28 @@ class Egress:
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
+        """
+        reply, sent = self.checked_update(
+            request, deltas, counts, shapes=shapes, duration_s=duration_s, ledger=ledger
+        )
+        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
+        return reply, sent
+
+    def checked_update(
+        self,
+        request: TrainRequest,
+        deltas: Deltas,
+        counts: TrainingCounts,
+        *,
+        shapes: Shapes,
+        duration_s: float,
+        ledger: LedgerHead | None = None,
+    ) -> tuple[TrainReply, Deltas]:
+        """What ``update`` would let leave; to be masked before it does. Nothing is written.
+
+        Raises:
+            PolicyError: as ``update``.
+            RefusedError: as ``update``.
         """
         sent = {g: deltas[g] for g in self.check_update(request, deltas, counts)}
         check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
@@ -174,14 +204,57 @@ class Egress:
             epsilon=None if ledger is None else ledger.epsilon,
             ledger_count=None if ledger is None else ledger.count,
             ledger_hash=None if ledger is None else ledger.hash,
+            mask_roster=_mask_roster(request),
         )
-        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
         return reply, sent
 
-    def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
+    def repeat(self, reply: TrainReply, tensors: Deltas | RingGroups) -> None:
         """Log that an update which left before leaves again, unchanged."""
-        facts = {"tensors": state_hash(flatten(deltas)), "bytes": _size(deltas), "repeat": True}
+        facts = {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors), "repeat": True}
         self._record(reply, facts)
+        self.masked_rounds.remember(reply)
+
+    def masked_update(self, reply: TrainReply, tensors: RingGroups) -> None:
+        """Log the masked form of a checked update, which leaves now.
+
+        Raises:
+            RefusedError: ``mask-spent``: another one of this round has left before.
+        """
+        self.masked_rounds.check_unspent(reply.run, reply.round)
+        self._record(reply, {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors)})
+        self.masked_rounds.remember(reply)
+
+    def check_mode(self, request: TrainRequest) -> None:
+        """Refuse to be asked for an update as it is, if the policy demands masks.
+
+        Raises:
+            PolicyError: it does.
+        """
+        if request.mask_keys is None and self._policy.require_secure_aggregation:
+            raise PolicyError(
+                "asked for an update that is not masked; policy.require_secure_aggregation forbids"
+            )
+
+    def mask_groups(self, groups: Sequence[str], counts: TrainingCounts) -> tuple[str, ...]:
+        """The groups of a masked round that this site will send, as far as its patients decide.
+
+        Raises:
+            PolicyError: none.
+        """
+        self._allow("update", counts.patients)
+        offered = (g for g in groups if counts.patients_behind(g) >= self._policy.min_patients)
+        return tuple(sorted(offered))
+
+    def mask_key(self, request: MaskKeyRequest, mask_key: MaskKey | None) -> MaskKeyReply:
+        """This site's signed key for the masks of a round; None says that the round is spent."""
+        reply = MaskKeyReply(
+            run=request.run,
+            round=request.round,
+            base_hash=request.base_hash,
+            mask_key=mask_key,
+        )
+        self._record(reply, {})
+        return reply
 
     def metrics(self, request: EvaluateRequest, rows: Sequence[ScanRow]) -> EvaluateReply:
         """Mean and standard deviation (n - 1) of those per-scan metrics that the policy names.
@@ -316,20 +389,11 @@ class Egress:
         )
 
 
-def failure_of(error: Exception) -> FailureReply:
-    """A code and an incident id; the text stays in the site's own log."""
-    reply = FailureReply(code=_code_of(error), incident=secrets.token_hex(6))
-    _log.error("incident %s (%s): %s", reply.incident, reply.code, error, exc_info=error)
-    return reply
+def _mask_roster(request: TrainRequest) -> str | None:
+    if request.mask_keys is None:
+        return None
+    return roster_digest(MaskRound.of(request), request.mask_keys)
 
 
-def _size(deltas: Deltas) -> int:
-    return sum(tensor.nbytes for tensors in deltas.values() for tensor in tensors.values())
-
-
-def _code_of(error: Exception) -> str:
-    if isinstance(error, ScanError | ProtocolError | RefusedError):
-        return safe_code(error.code)
-    if isinstance(error, PolicyError):
-        return "policy"
-    return safe_code(type(error).__name__) if isinstance(error, IednError) else "internal"
+def _size(groups: Deltas | RingGroups) -> int:
+    return sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())

@@ -13,7 +13,7 @@ it, and a model's worth of memory would stay until Python looks for cycles.
 import json
 from collections.abc import Mapping
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -27,6 +27,8 @@ from .messages import PROTOCOL_VERSION, EvaluateReply, FailureReply, ProtocolMes
 
 Tensors = Mapping[str, NDArray[np.float32]]
 Groups = Mapping[str, Tensors]
+RingTensors = Mapping[str, NDArray[np.uint64]]
+RingGroups = Mapping[str, RingTensors]
 M = TypeVar("M", bound=ProtocolMessage)
 
 _MESSAGE, _METRICS, _TENSORS = "message", "metrics", "tensors"
@@ -40,12 +42,12 @@ _UNDECODABLE = (
 )
 
 
-def to_record(message: ProtocolMessage, groups: Groups | None = None) -> RecordDict:
+def to_record(message: ProtocolMessage, groups: Groups | RingGroups | None = None) -> RecordDict:
     """Encode a message and the tensors that travel with it.
 
     Args:
         message: any message of ``messages``.
-        groups: float32 tensors by group and tensor name.
+        groups: float32 tensors by group and tensor name; integers where they are masked.
     """
     fields = message.model_dump(mode="json")
     record = RecordDict()
@@ -76,7 +78,7 @@ def parse(record: RecordDict, expected: type[M]) -> M:
     return _validated(expected, fields)
 
 
-def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[np.float32]]]:
+def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[Any]]]:
     """Decode the tensors of a record, by group and tensor name.
 
     The arrays keep the dtype they came with; whether that is right is the gate's business.
@@ -117,12 +119,12 @@ def _validated(model: type[M], fields: dict[str, object]) -> M:
         raise ProtocolError("malformed", f"{model.kind}: {place}: {first['msg']}") from None
 
 
-def _packed(tensors: Tensors) -> NDArray[np.uint8]:
+def _packed(tensors: Tensors | RingTensors) -> NDArray[np.uint8]:
     contiguous = {name: np.array(value, order="C") for name, value in tensors.items()}
     return np.frombuffer(safetensors.numpy.save(contiguous), dtype=np.uint8)
 
 
-def _unpacked(group: str, arrays: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+def _unpacked(group: str, arrays: ArrayRecord) -> dict[str, NDArray[Any]]:
     try:
         if list(arrays) != [_TENSORS]:
             raise ValueError("not one array of tensors")

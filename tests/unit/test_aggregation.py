@@ -6,10 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from iedn.fixed_point import BLOCK, MAX_TOTAL_WEIGHT, ExactSum, quantise
 from iedn.parameters import flatten, state_hash
 from iedn.protocol.checks import shapes_of
-from server.aggregation import MAX_TOTAL_WEIGHT, StreamingSum, Update, aggregate, apply_step
-from server.fixed_point import BLOCK, ExactSum, quantise
+from server.aggregation import StreamingSum, Update, aggregate, apply_step
 from server.optimizers import ServerOptimizerConfig, advance, server_step
 
 LSB = 2.0**-30
@@ -245,7 +245,7 @@ def test_advance_is_server_step_and_apply_step(name):
             total.add(Update(deltas, {"decoder": 3}))
         step, expected_moments = server_step(sums[0].mean_deltas(), expected_moments, config)
         expected = apply_step(expected, step)
-        base, moments = advance(base, sums[1], moments, config)
+        base, moments = advance(base, sums[1].drain(), moments, config)
         assert sums[1].mean_deltas() == {}, "the sum is used up"
     assert state_hash(flatten(base)) == state_hash(flatten(expected))
     assert state_hash(moments) == state_hash(expected_moments)

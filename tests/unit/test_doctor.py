@@ -504,11 +504,12 @@ def test_what_leaves_a_training_site_with_the_deployments_policy(site):
     text = leaving(site)
     assert text[0].endswith("20 in all (T1WI 20, ASL 1)")
     assert text[1].startswith("each round: the change of encoder.T1WI, decoder; each only where 3")
-    assert text[1].endswith("none of them has more than 80 % of its scans")
+    assert "none of them has more than 80 % of its scans; the coordinator can read it" in text[1]
     assert text[2] == "kept back: encoder.ASL (3 patients); policy.min_patients is 10"
     assert text[3].startswith("noise in updates (off): updates are exact")
     assert text[4].endswith(
-        "of psnr_db, ssim_percent, mae over the validation scans, and their number as 10"
+        "of psnr_db, ssim_percent, mae, bias, nrmse, lesion_error over the validation scans, "
+        "and their number as 10"
     )
     assert text[5].endswith("test patients: 7 patients, policy.min_patients is 10")
     assert text[-1].startswith("never: images")
@@ -516,6 +517,8 @@ def test_what_leaves_a_training_site_with_the_deployments_policy(site):
 
 def test_what_leaves_changes_with_the_policy(site):
     assert "even where no other site" in leaving(site, reveal_small_group=True)[1]
+    assert "the coordinator can read it" in leaving(site)[1]
+    assert "under masks only" in leaving(site, require_secure_aggregation=True)[1]
     assert "contribute nothing" in leaving(site, min_patients=13)[1]
     assert 'does not name "update"' in leaving(site, releases=("metrics",))[1]
     assert "encoder.ASL" in leaving(site, min_patients=3)[1]

@@ -1,6 +1,7 @@
 """What leaves a site: allowed kinds, minimum counts, coarse numbers, logged first."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,13 +129,15 @@ def test_declared_counts_are_rounded_as_the_policy_says(log):
 
 
 def test_only_metrics_that_the_policy_names_leave(log):
-    policy = OPEN.model_copy(update={"metrics": ("mae",)})
-    rows = [{"psnr_db": 20.0, "mae": 0.5, "worst_scan": 3.0}, {"psnr_db": 22.0, "mae": 0.25}]
-    reply = Egress(policy, log).metrics(evaluation(), rows, num_patients=2)
-    assert set(reply.metrics) == {"mae_mean", "mae_sd"}
+    policy = OPEN.model_copy(update={"metrics": ("mae",), "min_cell": 1})
+    found = ({"psnr_db": 20.0, "mae": 0.5, "worst_scan": 3.0}, {"psnr_db": 22.0, "mae": 0.25})
+    scans = [replace(row, values=v) for row, v in zip(rows(0.0, 0.0), found, strict=True)]
+    reply = Egress(policy, log).metrics(evaluation(), scans)
+    names = {"mae_mean", "mae_sd"}
+    assert set(reply.metrics) == names | {f"without_asl_{name}" for name in names}
     assert reply.metrics["mae_mean"] == 0.375
     with pytest.raises(PolicyError, match="none of these"):
-        Egress(policy, log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=2)
+        Egress(policy, log).metrics(evaluation(), rows(20.0))
 
 
 def test_if_everything_is_held_nothing_leaves(log):

@@ -116,6 +116,22 @@ def test_what_would_exceed_the_budget_is_refused_without_a_number(tmp_path):
     assert spend(ledger, 3, steps=5).epsilon == 25.0  # exactly the budget
 
 
+def test_check_says_what_reserve_would_and_spends_nothing(tmp_path):
+    ledger = opened(tmp_path, epsilon_max=25.0)
+    purpose = {"run": "run-1", "round_number": 3, "base_hash": BASE}
+    ledger.check(event(25), **purpose)
+    assert ledger.epsilon() == 0.0
+    spend(ledger, 3, steps=20)
+    before = rows(tmp_path)
+    ledger.check(event(20), **purpose)  # what was reserved and came to nothing serves again
+    with pytest.raises(PolicyError, match="does not allow another round"):
+        ledger.check(event(6), **purpose)
+    answer(ledger, 3)
+    with pytest.raises(PolicyError, match="does not allow another round"):
+        ledger.check(event(20), **purpose)
+    assert [row["kind"] for row in rows(tmp_path)[len(before) :]] == ["answered"]
+
+
 def test_cost_that_is_not_a_number_is_refused(tmp_path):
     ledger = opened(tmp_path, accountant=lambda events, delta: float("nan"))
     with pytest.raises(PolicyError, match="budget"):

@@ -1,5 +1,9 @@
 """Exact sums of float32 tensors in int64 fixed point (2^-30), at the speed of memory.
 
+A delta is rounded to a multiple of 2^-30. With |delta| <= 2^10 and a total weight <= 2^20 a sum of
+weighted deltas stays within +-2^60: it fits an int64, and read as an unsigned number modulo 2^64 it
+can be masked and opened again without loss (see ``masking``).
+
 A block that fits the processor's cache is rounded, weighted and added before the next one is read,
 in buffers that are made once a tensor: nothing of a tensor's size is made besides the sum itself.
 
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 
 FRACTION_BITS = 30
 SCALE = float(2**FRACTION_BITS)
+MAX_TOTAL_WEIGHT = 2**20
 BLOCK = 2**15
 """Elements at a time: 256 KiB of float64, which the second-level cache holds."""
 
@@ -26,7 +31,7 @@ class ExactSum:
     """Running sum of weight * tensor; the order of the additions does not matter.
 
     Exact as long as |tensor| <= 2^10 and the weights add up to <= 2^20, which is the gate's and
-    ``StreamingSum``'s business.
+    the sums' business.
 
     Args:
         shape: of the tensors.
@@ -65,17 +70,7 @@ class ExactSum:
 
     def mean(self, divisor: float) -> NDArray[np.float64]:
         """The sum divided by ``divisor``: converted, scaled and divided in float64."""
-        quotient = np.empty(self._biased.size, np.float64)
-        integers = np.empty(min(BLOCK, quotient.size), np.int64)
-        surplus = self._surplus()
-        for start in range(0, quotient.size, BLOCK):
-            block = quotient[start : start + BLOCK]
-            total = integers[: block.size]
-            np.subtract(self._biased[start : start + BLOCK], surplus, out=total)
-            np.copyto(block, total)
-            np.multiply(block, 1.0 / SCALE, out=block)
-            np.divide(block, divisor, out=block)
-        return quotient.reshape(self._shape)
+        return _quotient(self._biased, self._surplus(), divisor).reshape(self._shape)
 
     def _surplus(self) -> np.int64:
         """What rounding has left in every element, modulo 2^64."""
@@ -87,3 +82,22 @@ def quantise(delta: NDArray[np.float32]) -> NDArray[np.int64]:
     addend = ExactSum(delta.shape)
     addend.add(delta, 1)
     return addend.total()
+
+
+def mean_of(total: NDArray[np.int64], weight: int) -> NDArray[np.float64]:
+    """The weighted mean delta behind a sum of weighted, quantised deltas."""
+    return _quotient(total.reshape(-1), np.int64(0), float(weight)).reshape(total.shape)
+
+
+def _quotient(total: NDArray[np.int64], surplus: np.int64, divisor: float) -> NDArray[np.float64]:
+    """``(total - surplus)``, in units of 2^-30, divided in float64; flat."""
+    quotient = np.empty(total.size, np.float64)
+    integers = np.empty(min(BLOCK, total.size), np.int64)
+    for start in range(0, total.size, BLOCK):
+        block = quotient[start : start + BLOCK]
+        part = integers[: block.size]
+        np.subtract(total[start : start + BLOCK], surplus, out=part)
+        np.copyto(block, part)
+        np.multiply(block, 1.0 / SCALE, out=block)
+        np.divide(block, divisor, out=block)
+    return quotient
