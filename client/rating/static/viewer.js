@@ -186,16 +186,19 @@ function isLit(viewer) {
   return lit > LEAST_SHARE_LIT * width * height;
 }
 
-// R and L from where the edges of the picture lie in the patient, not from a setting.
+// R and L from where two points of the picture lie in the patient, not from a setting. They are near
+// the middle: where a picture is wider than the brain, its edges lie outside of the volume.
 function label(frame) {
   const { viewer, sides } = frame;
   const [left, top, width, height] = viewer.screenSlices[0].leftTopWidthHeight;
-  const edges = [left + 1, left + width - 1].map((x) => {
-    const fraction = viewer.canvasPos2frac([x, top + height / 2]);
+  const apart = Math.min(width, height) / 10;
+  const places = [-apart, apart].map((shift) => {
+    const fraction = viewer.canvasPos2frac([left + width / 2 + shift, top + height / 2]);
+    if (fraction[0] < 0) throw new Error("the middle of the picture is not in the volume");
     return viewer.frac2mm(fraction, 0, true)[0];
   });
-  const names = edges[0] > edges[1] ? ["R", "L"] : ["L", "R"];
+  const names = places[0] > places[1] ? ["R", "L"] : ["L", "R"];
   if (names[0] !== "R") throw new Error("the picture is not in radiological convention");
-  frame.crosshairMm = (CROSSHAIR_PIXELS * Math.abs(edges[0] - edges[1])) / width;
+  frame.crosshairMm = (CROSSHAIR_PIXELS * Math.abs(places[0] - places[1])) / (2 * apart);
   sides.forEach((side, number) => (side.textContent = names[number]));
 }
