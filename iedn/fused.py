@@ -166,7 +166,7 @@ def _laid_out(grad: Tensor) -> Tensor:
 
 
 def _is_cheap(x: Tensor) -> bool:
-    """Whether to run the first convolution of ``x`` again: 3 % of a stem's work at one channel."""
+    """Whether the first convolution is cheap enough to run again: of one channel to C, 1 : C."""
     return x.shape[1] == 1
 
 
