@@ -190,9 +190,9 @@ def pressed_too_early(seat, link):
     seat.says("#alert", "Enter ignored")
     while len(held) < 2 + len(FEW):
         seat.page.wait_for_timeout(100)
-    seat.page.unroute("**/volumes/*")
     for route in held:
         route.continue_()
+    seat.page.unroute("**/volumes/*")
     seat.ready()
     assert seat.checked() == 0
     seat.says("#place", "0 of 2 scored")
@@ -358,8 +358,8 @@ def serious(seat):
 
 
 def focus_order(seat):
-    """Names of what Tab stops at, from the first question to the last button of the form."""
-    seat.page.locator("#questions input").first.focus()
+    """Names of what Tab stops at, from the first question (scored) to the last button."""
+    seat.page.locator("#questions input:checked").first.focus()
     names = []
     while len(names) < 20:
         name = seat.page.evaluate("document.activeElement.name || document.activeElement.id")
