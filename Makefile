@@ -20,7 +20,7 @@ test: $(READY)          ## unit, federation and documentation tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
 
 test-system: $(READY)   ## real processes, killed and restarted; goes on where it was stopped
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 \
 		--progress runs/test-system.jsonl tests/system
 
 check: $(READY)         ## ruff, mypy, import-linter

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 def pytest_xdist_make_scheduler(config, log):
     """With several processes, a file that shares costly processes or cohorts stays in one.
 
+    But kills, which take half of the time of the system tests: each process has its own federation.
     ``--dist loadgroup`` would be for this, but pytest 9.2 does not see the groups of xdist 3.8.
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -32,7 +33,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", 1)[0]
             is_shared = file.startswith(("tests/federation/", "tests/system/"))
-            return file if is_shared else nodeid
+            return file if is_shared and file != "tests/system/test_kills.py" else nodeid
 
     return ByFixtures(config, log)
 
