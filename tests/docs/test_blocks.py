@@ -7,6 +7,7 @@ import re
 import shlex
 
 import pytest
+import tomli_w
 import yaml
 
 from iedn.modalities import Modality
@@ -50,8 +51,6 @@ def fragment(block, folder):
 
 
 def check_site(block, folder):
-    import tomli_w
-
     content = merged(load_toml(EXAMPLE), fragment(block, folder))
     (folder / "site.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
     load_site_config(folder / "site.toml")
@@ -94,6 +93,13 @@ def check_compose(block, folder):
     assert yaml.safe_load(block.text)
 
 
+def check_unit(block, folder):
+    """Lines for a systemd unit that the example has, or has as a comment."""
+    example = (ROOT / "docs" / "operations" / "iedn-client@.service").read_text(encoding="utf-8")
+    known = {line.lstrip("# ") for line in example.splitlines()}
+    assert set(block.text.splitlines()) <= known
+
+
 def check_folders(block, folder):
     """A tree of files; every image in it has a name that a column knows."""
     columns = {m.value for m in Modality} | {"CBV", "brain_mask", "lesion_mask"}
@@ -111,6 +117,7 @@ KINDS = {
     "aslcontext.tsv": check_aslcontext,
     "compose.yaml": check_compose,
     "folders": check_folders,
+    "unit": check_unit,
     "json": check_json,
 }
 

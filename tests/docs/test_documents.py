@@ -63,7 +63,7 @@ def command_words(line):
     """The words of a line that calls one of our commands, without redirections."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="<>&|;")
     lexer.whitespace_split, lexer.commenters = True, "#"
-    words = list(itertools.takewhile(lambda word: word[0] not in "<>&|;", lexer))
+    words = list(itertools.takewhile(lambda word: word[:1] not in set("<>&|;"), lexer))
     return words if words and words[0] in APPS else []
 
 

@@ -11,6 +11,8 @@ from contextlib import closing
 import pytest
 import tomli_w
 
+from client.accounting import PrivacyEvent
+from client.ledger import PrivacyLedger
 from iedn.toml import load_toml
 from tests.deployment import free_port, run_command
 from tests.terminal import PATIENCE_S, Terminal
@@ -60,10 +62,10 @@ def terminal(folder, tmp_path):
         yield opened
 
 
-def for_local_commands(folder, site, **tables):
-    """Take ``[coordinator]`` out of a site file, and put tables in."""
+def for_local_commands(folder, site, *, manifest="cohort/manifest.csv", **tables):
+    """Take ``[coordinator]`` out of a site file, name the manifest, and put tables in."""
     path = folder / "kits" / site / "site.toml"
-    content = load_toml(path)
+    content = load_toml(path) | {"manifest": manifest}
     del content["coordinator"]
     for name, table in tables.items():
         content[name] = {**content.get(name, {}), **table}
@@ -98,20 +100,25 @@ def test_describe_your_data(documented, terminal, folder):
 
 
 def test_bring_bids_data(documented, terminal, folder):
-    for_local_commands(folder, "hospital-a")
+    for_local_commands(folder, "hospital-a", manifest="../../made/site-a/from-bids.csv")
     printed = "".join(terminal.run(block) for block in documented)
     assert "4 patients, 4 scans" in printed
     assert "0 errors" in printed
 
 
+def test_from_dicom(documented, terminal, folder):
+    """From the renamed files on; what comes before them needs a scanner's."""
+    for_local_commands(folder, "hospital-a")
+    scans_of(folder, folder / "nifti")
+    (block,) = documented
+    printed = terminal.run(block)
+    assert "4 patients, 4 scans" in printed
+    assert "0 errors" in printed
+
+
 def test_evaluate_an_external_cohort(documented, terminal, folder):
-    for site in COHORTS:
-        for_local_commands(folder, site)
-    policy = {"review": True, "releases": ["diagnostic"]}
-    for_local_commands_again = folder / "kits" / "external-b" / "site.toml"
-    content = load_toml(for_local_commands_again)
-    content["policy"] |= policy
-    for_local_commands_again.write_text(tomli_w.dumps(content), encoding="utf-8")
+    for_local_commands(folder, "hospital-a")
+    for_local_commands(folder, "external-b", policy={"review": True})
     check, evaluate, approve, trained = documented
     assert "0 errors" in terminal.run(check)
     assert "Nothing has left" in terminal.run(evaluate)
@@ -160,18 +167,32 @@ def test_synthesize_a_map(documented, terminal, folder):
     assert json.loads(sidecar.read_text())["inputs_missing"] == []
 
 
+def test_answer_a_privacy_officer(documented, terminal, folder):
+    leaving, records = documented
+    for_local_commands(folder, "hospital-a")
+    assert "never: images" in terminal.run(leaving)
+    printed = terminal.run(records)
+    assert "0 releases, chain whole" in printed
+    assert "no privacy has been spent" in printed
+
+
 def test_the_privacy_ledger(documented, terminal, folder):
     (folder / "kits" / "hospital-a").rename(folder / "kits" / "NAME")
     privacy = {"tier": "formal", "epsilon": 8.0, "delta": 0.001}
     for_local_commands(folder, "NAME", privacy=privacy)
+    kit = folder / "kits" / "NAME"
+    ledger = PrivacyLedger.open(kit, epsilon_max=8.0, delta=1e-3, accountant=lambda *_: 0.5)
+    spent = PrivacyEvent(noise_multiplier=2.0, sample_rate=0.125, steps=20)
+    ledger.reserve(spent, run="glioma-cbv", round_number=1, base_hash="b" * 64)
     reading, recover, record, allow = documented
-    first = record.replace("--reason", "--reason 'a study before this one' --reason")
-    terminal.run(first)
-    assert "epsilon" in terminal.run(reading)
-    (folder / "kits" / "NAME" / "ledger.sqlite").unlink()
+    assert "glioma-cbv round 1" in terminal.run(reading)
+    for file in kit.glob("ledger.sqlite*"):
+        file.unlink()
     terminal.run(recover)
     terminal.run(record)
-    assert "10" in terminal.run(allow)
+    terminal.run(allow)
+    shown = json.loads(terminal.run("iedn-client --site NAME ledger --json"))
+    assert [entry["kind"] for entry in shown["entries"]][-2:] == ["recorded", "raised"]
 
 
 def test_run_a_reader_study(documented, terminal, folder, tmp_path):
