@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_S = 600.0
@@ -73,10 +74,8 @@ class Terminal:
     def _end(self, number: signal.Signals) -> None:
         if self._shell.stdin is not None and not self._shell.stdin.closed:
             self._shell.stdin.close()
-        try:
+        with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(self._shell.pid, number)
-        except ProcessLookupError:
-            pass
         self._shell.wait(timeout=60)
         deadline = time.monotonic() + 60
         while _is_alive(self._shell.pid) and time.monotonic() < deadline:

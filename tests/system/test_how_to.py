@@ -1,10 +1,7 @@
 """The how-tos as their readers type them: every block that a page says is run, word for word."""
 
 import json
-import shlex
 import shutil
-import socket
-import subprocess
 import time
 from contextlib import closing
 
@@ -23,13 +20,6 @@ TRIAL_SITES = ("site-a", "site-b", "site-x")
 COHORTS = {"hospital-a": "site-a", "external-b": "site-x"}
 IMAGES = {"T1WI": "t1", "T2WI": "t2", "FLAIR": "flair", "ADC": "adc", "T1_C": "contrast"}
 RELEASED = "glioma-cbv-0123456789ab.safetensors"
-
-
-def free_ports():
-    """A port with three free ones behind it for the coordinator, and three for the sites."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(probe.getsockname()[1], 65000)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +221,7 @@ def test_trial_on_one_machine(documented, tmp_path):
     setting_up, starting, looking, finishing = documented
     folder = tmp_path / "coordinator"
     folder.mkdir()
-    port = f"--host localhost --port {free_ports()}"
+    port = f"--host localhost --port {min(free_port(), 65000)}"
     with closing(Terminal(folder, tmp_path / "first")) as first:
         first.run(setting_up.replace("--host localhost", port))
         trial = folder / "trial"

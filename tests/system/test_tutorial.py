@@ -3,11 +3,12 @@
 import importlib.util
 import json
 import re
-import socket
+import sys
 from dataclasses import asdict
 
 import pytest
 
+from tests.deployment import free_port
 from tests.documents import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -25,20 +26,13 @@ def tutorial():
     return module
 
 
-def free_ports():
-    """A port with free ones behind it, for the coordinator and the sites."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(probe.getsockname()[1], 65000)
-
-
 def test_tutorial_word_for_word(tutorial, tmp_path, capsys):
     folder = tmp_path / "reader"
     folder.mkdir()
     steps = []
-    for step in tutorial.follow(folder, port=free_ports()):
+    for step in tutorial.follow(folder, port=min(free_port(), 65000)):
         with capsys.disabled():
-            print(json.dumps(asdict(step), ensure_ascii=False))
+            sys.stdout.write(json.dumps(asdict(step), ensure_ascii=False) + "\n")
         assert step.missing == (), (tmp_path / "reader.screen").read_text()
         steps.append(step.title)
     headings = re.findall(r"^## (\d+\. .*)$", PAGE.read_text(), re.MULTILINE)
