@@ -171,7 +171,7 @@ def test_the_privacy_ledger(documented, terminal, folder):
     privacy = {"tier": "formal", "epsilon": 8.0, "delta": 0.001}
     for_local_commands(folder, "NAME", privacy=privacy)
     kit = folder / "kits" / "NAME"
-    ledger = PrivacyLedger.open(kit, epsilon_max=8.0, delta=1e-3, accountant=lambda *_: 0.5)
+    ledger = PrivacyLedger.open(kit, epsilon_max=8.0, delta=1e-3)
     spent = PrivacyEvent(noise_multiplier=2.0, sample_rate=0.125, steps=20)
     ledger.reserve(spent, run="glioma-cbv", round_number=1, base_hash="b" * 64)
     reading, recover, record, allow = documented

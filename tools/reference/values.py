@@ -48,7 +48,7 @@ def _plain(annotation: Any, limits: tuple[Any, ...]) -> str:
     if hasattr(annotation, "__members__"):
         return ", ".join(f"`{json.dumps(str(m.value))}`" for m in annotation)
     pattern = next((p for limit in limits if (p := _pattern(limit))), None)
-    return f"text like `{pattern}`".replace("|", "\\|") if pattern else "text"
+    return f"text like `{pattern}`" if pattern and "|" not in pattern else "text"
 
 
 def _pattern(limit: Any) -> str | None:
