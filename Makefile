@@ -39,7 +39,7 @@ endif
 
 docs: $(READY)          ## the pages of docs/reference from the code, and all as a site in build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt 'mkdocs-material>=9.7,<10'
+		--constraint constraints.txt --editable '.[docs]'
 	PYTHONPATH=. $(BIN)/python -m tools.reference
 	$(BIN)/python -m mkdocs build --strict
 
