@@ -217,6 +217,22 @@ def test_simulate(documented, terminal, folder):
     assert sorted(p.name for p in folder.glob("*.toml")) == ["asl.toml", "rare.toml", "three.toml"]
 
 
+def test_set_up_a_consortium(documented, terminal, folder):
+    set_up, roster, certificates = documented
+    assert "4 sites, 50 rounds of 3 updates at least" in terminal.run(set_up)
+    (folder / "glioma-cbv" / "kits").rename(folder / "handed-out")
+    for site in ("hospital-a", "hospital-b", "hospital-c"):
+        kit = f"handed-out/{site}"
+        terminal.run(f"iedn-client --site {kit} init")
+        terminal.run(f"iedn-server admit {site} {kit}/tls/site.pub --dir glioma-cbv")
+    terminal.run(roster)
+    listed = json.loads((folder / "glioma-cbv" / "roster.json").read_text())
+    assert sorted(listed["sites"]) == ["hospital-a", "hospital-b", "hospital-c"]
+    before = (folder / "glioma-cbv" / "tls" / "server.crt").read_bytes()
+    assert "coordinator.example.org" in terminal.run(certificates)
+    assert (folder / "glioma-cbv" / "tls" / "server.crt").read_bytes() != before
+
+
 def test_trial_on_one_machine(documented, tmp_path):
     setting_up, starting, looking, finishing = documented
     folder = tmp_path / "coordinator"
