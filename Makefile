@@ -11,7 +11,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION = 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-system check bench format install clean
+.PHONY: demo test test-system check bench docs format install clean
 
 demo: $(READY)          ## four training sites and an external one, on a phantom
 	$(BIN)/iedn-simulate run demo --out runs/demo
@@ -36,6 +36,12 @@ bench: $(READY)         ## speed and memory; OTHER="FILE.py ..." measures other 
 ifdef OTHER
 	$(BIN)/python benchmarks/against.py $(QUICK) $(addprefix --other ,$(OTHER)) --table docs/results/against.md
 endif
+
+docs: $(READY)          ## the pages of docs/reference from the code, and all as a site in build/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[docs]'
+	PYTHONPATH=. $(BIN)/python -m tools.reference
+	$(BIN)/python -m mkdocs build --strict
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

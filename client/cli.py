@@ -11,13 +11,14 @@ import typer
 from iedn import progress
 from iedn.console import new_app, print_parts, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
-from sites.config import SiteConfig, find_site, load_site_config
 
 from .ledger_cli import ledger
 from .peers_cli import app as peers_app
 from .rating.cli import app as rating_app
 
 if TYPE_CHECKING:
+    from sites.config import SiteConfig
+
     from .one_scan import OneMap
 
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
@@ -40,7 +41,7 @@ FlipAverage = Annotated[
 
 @dataclass(frozen=True)
 class _Site:
-    config: SiteConfig
+    config: "SiteConfig"
 
 
 @app.callback()
@@ -52,6 +53,8 @@ def callback(
 
     Without a command: join, and answer the coordinator until interrupted.
     """
+    from sites.config import find_site, load_site_config
+
     path = find_site(site)
     context.obj = _Site(load_site_config(path))
     if context.invoked_subcommand is None:

@@ -61,7 +61,14 @@ class RoundsConfig(FrozenModel):
 
 
 class AggregationConfig(FrozenModel):
-    """How updates become the next model."""
+    """How updates become the next model.
+
+    Attributes:
+        method: ``per-group`` averages each group over the sites that own it; ``fedavg`` is the
+            plain rule, which dilutes.
+        optimizer: what is done with the average.
+        gate: bounds on an update.
+    """
 
     method: AggregationName = "per-group"
     optimizer: ServerOptimizerConfig = ServerOptimizerConfig()

@@ -106,7 +106,9 @@ class SplitConfig(FrozenModel):
     """How patients without a split of their own in the manifest are divided.
 
     Attributes:
-        train: fraction of the patients, like ``validation`` and ``test``; the three sum to 1.
+        train: fraction of the patients; the three fractions sum to 1.
+        validation: fraction whose scans choose the best model.
+        test: fraction whose scans measure it at the end.
         seed: another seed is another division; the same seed is always the same one.
     """
 

@@ -1,9 +1,9 @@
 """The documents say what the code does."""
 
+import itertools
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,14 +15,13 @@ import simulation.cli
 from iedn import __version__
 from iedn.bundle import FLOWER_TABLE
 from iedn.protocol.messages import MESSAGES, OUTGOING
+from tests.documents import PAGES, ROOT, blocks_of
 
-ROOT = Path(__file__).parents[2]
 APPS = {
     "iedn-client": client.cli.app,
     "iedn-server": server.cli.app,
     "iedn-simulate": simulation.cli.app,
 }
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_table_of_the_wall_is_the_messages():
@@ -51,12 +50,21 @@ def test_flower_table_of_the_repository_is_the_bundles():
 
 
 def commands():
-    for document in DOCUMENTS:
-        for block in re.findall(r"```(?:sh|text)\n(.*?)```", document.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words and words[0] in APPS:
-                    yield pytest.param(words, id=f"{document.name}: {' '.join(words[:4])}")
+    for block in (block for page in PAGES for block in blocks_of(page)):
+        if block.mark in ("run", "apart"):
+            for line in block.text.replace("\\\n", " ").splitlines():
+                words = command_words(line)
+                if words:
+                    name = " ".join(words[:4])
+                    yield pytest.param(words, id=f"{block.page.name}: {name}")
+
+
+def command_words(line):
+    """The words of a line that calls one of our commands, without redirections."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="<>&|;")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    words = list(itertools.takewhile(lambda word: word[:1] not in set("<>&|;"), lexer))
+    return words if words and words[0] in APPS else []
 
 
 def without_site(words, folder):
@@ -85,11 +93,26 @@ def test_make_targets_of_the_readme_exist():
         assert set(re.findall(r"\bmake ([a-z-]+)", document.read_text())) <= targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
-def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
-        if not target.startswith("http"):
-            assert (document.parent / target).exists(), target
+def anchors(page):
+    """The fragments that lead to headings of a page, as GitHub and MkDocs make them."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for heading in re.findall(r"^#+ +(.*)$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower())
+        found.append(re.sub(r"\s", "-", plain.strip()))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(\s*([^)\s]+)\)", text):
+        if link.startswith(("http:", "https:")):
+            continue
+        target, _, fragment = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{page.name}: {link}"
+        assert not fragment or fragment in anchors(path), f"{page.name}: {link}"
 
 
 def test_every_test_that_the_threat_model_names_exists():

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks_run_by
+
 ROOT = Path(__file__).parents[2]
-SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests", "benchmarks")
+SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests", "benchmarks", "docs")
+
+
+@pytest.fixture
+def documented(request):
+    """The blocks that the documents say this test runs, in their order."""
+    test = f"{request.path.relative_to(ROOT)}::{request.function.__name__}"
+    return [block.text for block in blocks_run_by(test) if block.mark == "run"]
 
 
 def pytest_addoption(parser):
