@@ -84,6 +84,9 @@ def check(
     context: typer.Context,
     preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
     overlays: Annotated[int, typer.Option(min=0, help="Scans to draw, into check/.")] = 12,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Draw every scan into this folder, with a page.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 on any error finding.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Leave the network out.")] = False,
     as_json: AsJson = False,
@@ -93,8 +96,8 @@ def check(
     from sites.dataset import examine_cohort
     from sites.report import cohort_report
 
+    from .check import Pictures, renderables, write_overlays
     from .check import as_json as report_json
-    from .check import renderables, write_overlays
     from .doctor import (
         environment_facts,
         exit_code_of,
@@ -103,10 +106,12 @@ def check(
         leaving_lines,
         leaving_text,
     )
+    from .gallery import gallery_folder, write_gallery
 
     config: SiteConfig = context.obj.config
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
+    folder = None if gallery is None else gallery_folder(gallery, config)
     facts = environment_facts(config, offline=offline)
     if not as_json:
         print_parts(fact_lines(facts))
@@ -115,12 +120,14 @@ def check(
             reporter = progress.reporter("preparing scans")
             grid = PRESETS[preset].grid
             cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
-            pictures = write_overlays(config, cohort, most=overlays)
+            drawn = write_overlays(config, cohort, most=overlays)
+            page = None if folder is None else write_gallery(config, cohort, folder)
     except CohortError as error:
         if as_json:
             print(json.dumps({"environment": facts_as_json(facts), "cohort": str(error)}, indent=2))
         raise
     report, leaves = cohort_report(config, cohort), leaving_lines(config, cohort)
+    pictures = Pictures(drawn, page)
     if as_json:
         extra = {"environment": facts_as_json(facts), "leaves": leaves}
         print(json.dumps(report_json(report, pictures) | extra, indent=2))
