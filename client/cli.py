@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import click
 import typer
 
 from iedn import progress
@@ -16,6 +17,7 @@ from sites.config import SiteConfig, find_site, load_site_config
 from .ledger_cli import ledger
 from .peers_cli import app as peers_app
 from .rating.cli import app as rating_app
+from .status_cli import status
 
 if TYPE_CHECKING:
     from .one_scan import OneMap
@@ -27,6 +29,7 @@ app = new_app(invoke_without_command=True)
 app.add_typer(rating_app, name="rate")
 app.add_typer(peers_app, name="peers")
 app.command()(ledger)
+app.command()(status)
 
 Against = Literal["cbv", "labels"]
 
@@ -47,17 +50,23 @@ class _Site:
 def callback(
     context: typer.Context,
     site: Annotated[str, typer.Option(help="The site's name, or its site.toml.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Joining: say what is done as JSON lines.")
+    ] = False,
 ) -> None:
     """Take part in a federation as a hospital; nothing leaves but what the policy allows.
 
     Without a command: join, and answer the coordinator until interrupted.
     """
+    if as_json and context.invoked_subcommand is not None:
+        command = context.invoked_subcommand
+        raise click.UsageError(f"--json goes behind the command: {command} --json")
     path = find_site(site)
     context.obj = _Site(load_site_config(path))
     if context.invoked_subcommand is None:
         from .join import join
 
-        join(context.obj.config, path)
+        join(context.obj.config, path, as_json=as_json)
 
 
 @app.command()
@@ -337,7 +346,7 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
     from sites.release_log import verify
 
-    from .session import RELEASES
+    from .site_folder import RELEASES
 
     config: SiteConfig = context.obj.config
     entries = verify(config.folder / RELEASES)

@@ -34,7 +34,7 @@ from .diagnostic_value import DiagnosticResult
 from .evaluate_command import COMBINATIONS
 from .model_file import ModelFile, load_model_file
 from .report_figures import bland_altman_drawing, montage, roc_drawing, rounds_drawing
-from .session import RELEASES
+from .site_folder import RELEASES
 from .site_results import Example, MeasuredResults, measure_held_out, validation_rounds
 from .synthesis import Synthesizer
 from .table3_page import METHOD, estimate_text, p_text

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 import typer
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -56,6 +57,14 @@ def showing_progress(*, as_json: bool = False) -> Iterator[None]:
         yield
     finally:
         end()
+
+
+def live_screen() -> Live | None:
+    """A part of the terminal, on stderr, that is drawn again in place; None without a terminal.
+
+    What is logged meanwhile is printed above it.
+    """
+    return Live(console=_errors, auto_refresh=False) if _errors.is_terminal else None
 
 
 def print_parts(parts: Iterable[RenderableType]) -> None:
@@ -106,13 +115,21 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     for name in ("iedn", "sites", "client", "server", "simulation"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at that moment: bars and screens stand in for it, above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _JsonLines:
