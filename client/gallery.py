@@ -16,12 +16,12 @@ from iedn.html_page import page_environment, picture
 from sites.checks import BRAIN_ML
 from sites.config import SiteConfig
 from sites.dataset import PreparedCohort
-from sites.registration import LEAST_MOTION_MM
+from sites.registration import FIRST_LOOK_MM, LEAST_MOTION_MM
 from sites.report import is_phantom
 from sites.suspicion import ScanNumbers
 
 PAGE, RECORD = "index.html", "gallery.json"
-EMBEDDED = 100
+EMBEDDED = 60
 """Scans whose pictures are inside the page; those of all others are files beside it."""
 
 _PUBLISHED = {
@@ -131,13 +131,15 @@ def _draw(config: SiteConfig, cohort: PreparedCohort, folder: Path) -> list[Entr
     from sites.suspicion import scan_numbers
 
     entries, records = [], cohort.records
+    whose = "PHANTOM" if is_phantom(config.manifest) else "PATIENT"
     for index, record in enumerate(records):
         scan = cohort.all.prepared(index)
         images = shown_images(record, scan)
         numbers = scan_numbers(scan, images)
         path = folder / record.patient_id / f"{record.scan_id}.png"
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        atomic_write_bytes(path, montage(record.key, scan, images, numbers), mode=0o600)
+        made = montage(f"{whose} {record.key}", scan, images, numbers)
+        atomic_write_bytes(path, made, mode=0o600)
         entries.append(Entry(record.key, str(path.relative_to(folder)), numbers))
         progress.report(f"{config.name}: gallery", index + 1, len(records))
     return entries
@@ -157,5 +159,6 @@ def _page(config: SiteConfig, entries: Sequence[Entry], folder: Path) -> str:
         shown=[(e, picture((folder / e.file).read_bytes())) for e in entries[:EMBEDDED]],
         is_phantom=is_phantom(config.manifest),
         brain_ml=BRAIN_ML,
+        step_mm=FIRST_LOOK_MM,
         least_mm=LEAST_MOTION_MM,
     )

@@ -22,15 +22,15 @@ from iedn.modalities import Modality
 from .overlay import chosen_slices
 from .preprocessing import PreparedScan
 from .reading import Affine, FloatArray
-from .suspicion import Fit, ScanNumbers
+from .suspicion import ScanNumbers
 
 Picture = NDArray[np.uint8]
 """Indices into the palette (rows, columns)."""
 
-GREYS = 64
+GREYS = 48
 OUTLINE, EDGE, MARK, CAPTION = GREYS, GREYS + 1, GREYS + 2, GREYS + 3
 _COLOURS = ((255, 80, 80), (80, 200, 255), (255, 220, 0), (255, 255, 255))
-PIXEL_MM = 0.9
+PIXEL_MM = 1.0
 """Size of a pixel of the picture."""
 
 AXIAL, CORONAL, SAGITTAL = 0, 1, 2
@@ -66,7 +66,7 @@ def montage(
     Below, a row for each other image: its edges on the T1, then T1 and image as a checkerboard.
 
     Args:
-        title: stands at the top.
+        title: whose images these are; stands at the top.
         scan: as it is used.
         images: all its images (D, H, W) on the grid by manifest column, the T1 among them.
         numbers: of this scan.
@@ -76,7 +76,7 @@ def montage(
     """
     view = _View(scan)
     sheet = _Sheet()
-    sheet.caption(f"{title}   PATIENT: stays at this site.   R = the patient's right")
+    sheet.caption(f"{title}: stays at this site.   R = the patient's right")
     column = Modality.T1_C if Modality.T1_C in images else Modality.T1WI
     shown = view.grey(images[column])
     for axis, plane in _PLANES.items():
@@ -85,19 +85,13 @@ def montage(
     fixed = view.grey(images[Modality.T1WI])
     for name, fit in numbers.fits.items():
         sheet.caption(
-            f"{name} on T1WI ({fit_text(fit)}): blue = edges of {name}; then both in squares"
+            f"{name} on T1WI ({fit.text()}): blue = edges of {name}; then both in squares"
         )
         moving = view.grey(images[name])
         places = view.looks()
         edges = [view.edged(fixed, moving, *place) for place in places]
         sheet.row([*edges, *(view.checkered(fixed, moving, *place) for place in places)])
     return sheet.png()
-
-
-def fit_text(fit: Fit) -> str:
-    """How an image lies, in words."""
-    off = "cannot be judged" if fit.off_mm is None else f"seems off by {fit.off_mm:.1f} mm"
-    return f"{off}, match {fit.match:.2f}"
 
 
 def turned(volume: FloatArray, affine: Affine) -> FloatArray:

@@ -16,7 +16,7 @@ from .checks import BRAIN_ML, mask_volume_ml
 from .matching import Pair
 from .preprocessing import PreparedScan
 from .reading import Finding, FloatArray, Volume
-from .registration import LEAST_MOTION_MM
+from .registration import FIRST_LOOK_MM, LEAST_MOTION_MM, register
 
 LOOK_AT = frozenset({"W106", "W206", "W208", "W212", "W220", "W221"})
 """Findings about a mask or a position: pictures tell whether they matter."""
@@ -29,13 +29,26 @@ class Fit:
     """How an image lies on the T1.
 
     Attributes:
-        off_mm: mean distance by which one step towards a better match moves the brain; None where
-            too little is seen in common to say.
+        step_mm: mean distance by which one step towards a better match moves the brain; None
+            where too little is seen in common to say. It tells that something is off, not by how
+            much.
+        off_mm: that distance for the best match, searched for only where the step is not small;
+            None where it was not, or not found.
         match: correlation ratio (0 to 1) as the images lie.
     """
 
+    step_mm: float | None
     off_mm: float | None
     match: float
+
+    def text(self) -> str:
+        """In words."""
+        if self.step_mm is None:
+            return "cannot be judged"
+        if self.step_mm < FIRST_LOOK_MM:
+            return f"lies well, match {self.match:.2f}"
+        off = "position not found" if self.off_mm is None else f"seems off by {self.off_mm:.1f} mm"
+        return f"{off}, match {self.match:.2f}"
 
 
 @dataclass(frozen=True)
@@ -57,8 +70,8 @@ class ScanNumbers:
         """The largest of all measures, each 1.0 at its limit, plus 1 for every finding.
 
         The mask's measure is |log(volume / 1327 ml)|, 1.0 at 800 and at 2200 ml alike; an image's
-        is its distance over the 1.7 mm below which registration corrects nothing, and 1.0 where
-        the distance cannot be told.
+        is its step over the 0.5 mm from which registration looks closer, or its distance over the
+        1.7 mm below which it corrects nothing; 1.0 where it cannot be judged.
         """
         mask = abs(math.log(self.mask_ml / _TYPICAL_ML)) / math.log(BRAIN_ML[1] / _TYPICAL_ML)
         measures = [mask, *(_measure(fit) for fit in self.fits.values())]
@@ -71,7 +84,9 @@ class ScanNumbers:
 
 
 def _measure(fit: Fit) -> float:
-    return 1.0 if fit.off_mm is None else fit.off_mm / LEAST_MOTION_MM
+    if fit.step_mm is None:
+        return 1.0
+    return max(fit.step_mm / FIRST_LOOK_MM, (fit.off_mm or 0.0) / LEAST_MOTION_MM)
 
 
 def scan_numbers(scan: PreparedScan, images: Mapping[str, FloatArray]) -> ScanNumbers:
@@ -84,7 +99,7 @@ def scan_numbers(scan: PreparedScan, images: Mapping[str, FloatArray]) -> ScanNu
     mask = _placed(scan.brain_mask, scan)
     fixed = _placed(images[Modality.T1WI], scan)
     fits = {
-        column: _fit(Pair(fixed, _placed(image, scan), mask))
+        column: _fit(fixed, _placed(image, scan), mask)
         for column, image in images.items()
         if column != Modality.T1WI
     }
@@ -92,10 +107,16 @@ def scan_numbers(scan: PreparedScan, images: Mapping[str, FloatArray]) -> ScanNu
     return ScanNumbers(mask_volume_ml(mask), fits, found)
 
 
-def _fit(pair: Pair) -> Fit:
-    step = pair.step(np.eye(4))
-    off_mm = None if step is None else pair.displacement(step.motion)
-    return Fit(off_mm, pair.compare(np.eye(4)).given)
+def _fit(fixed: Volume, moving: Volume, mask: Volume) -> Fit:
+    pair = Pair(fixed, moving, mask)
+    step, match = pair.step(np.eye(4)), pair.compare(np.eye(4)).given
+    if step is None:
+        return Fit(None, None, match)
+    step_mm = pair.displacement(step.motion)
+    if step_mm < FIRST_LOOK_MM:
+        return Fit(step_mm, None, match)
+    motion = register(fixed, moving, mask)
+    return Fit(step_mm, None if motion.reason == "search failed" else motion.displacement_mm, match)
 
 
 def _placed(array: FloatArray, scan: PreparedScan) -> Volume:
