@@ -121,7 +121,8 @@ def check(
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
     folder = None if gallery is None else gallery_folder(gallery, config)
-    facts = environment_facts(config, offline=offline)
+    with showing_progress(as_json=as_json), progress.step("installation and connection"):
+        facts = environment_facts(config, offline=offline)
     if not as_json:
         print_parts(fact_lines(facts))
     try:
@@ -168,9 +169,10 @@ def manifest(
     if layout not in LAYOUTS:
         raise ConfigError(f"no layout {layout!r}", where="--layout", allowed=", ".join(LAYOUTS))
     path = out or scan / MANIFEST
-    found, outcome = describe(
-        discover(scan, layout), scan, path, force=force, pseudonyms=pseudonyms
-    )
+    with showing_progress(as_json=as_json), progress.step("looking for scans"):
+        found, outcome = describe(
+            discover(scan, layout), scan, path, force=force, pseudonyms=pseudonyms
+        )
     counts = modality_counts(found.scans)
     if as_json:
         findings = [{**vars(f), "path": str(f.path)} for f in found.findings]
@@ -227,15 +229,17 @@ def synthesize(
     given = zip(OPTIONS, (t1, t2, flair, adc, t1c, asl), strict=True)
     images = {modality: path for modality, path in given if path is not None}
     if images or mask or folder or patient or picture:
-        made = synthesize_one(
-            synthesizer,
-            find_scan(images, folder, mask),
-            target,
-            grid=file.grid,
-            patient=patient,
-            registration=config.preprocessing.registration,
-        )
-        _print_map(made, write_picture(made) if picture else None, as_json=as_json)
+        with showing_progress(as_json=as_json), progress.step("preparing and synthesising a scan"):
+            made = synthesize_one(
+                synthesizer,
+                find_scan(images, folder, mask),
+                target,
+                grid=file.grid,
+                patient=patient,
+                registration=config.preprocessing.registration,
+            )
+            drawn = write_picture(made) if picture else None
+        _print_map(made, drawn, as_json=as_json)
         return
     cohort = prepared(config, file.grid, as_json=as_json)
     with showing_progress(as_json=as_json):

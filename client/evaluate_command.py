@@ -102,7 +102,8 @@ def evaluate_combinations(config: SiteConfig, model: Path, wanted: str, options:
         )
     with showing_progress(as_json=options.as_json):
         scores = _scored(config, dataset, numbers, files, flip_average=options.flip_average)
-    return _combinations_text(config, scores, options)
+        with progress.step("differences and their intervals"):
+            return _combinations_text(config, scores, options)
 
 
 def evaluate_labels(config: SiteConfig, model: Path, options: LabelOptions) -> str:

@@ -89,9 +89,9 @@ def write_site_report(config: SiteConfig, options: ReportOptions) -> Path:
         reporter = progress.reporter("preparing scans")
         cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
         results = None if file is None else _results(config, cohort, file, options)
-    page = render(
-        config, cohort_report(config, cohort), results, is_phantom=is_phantom(config.manifest)
-    )
+        with progress.step("page and figures"):
+            report = cohort_report(config, cohort)
+            page = render(config, report, results, is_phantom=is_phantom(config.manifest))
     path = config.folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, page.encode(), mode=0o600)

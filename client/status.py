@@ -213,6 +213,8 @@ def _doing(state: Content) -> str | None:
         case "pausing":
             until = _clock(_utc(state["until"]), _utc(state["time"]))
             return f"no connection; trying again at {until}"
+        case "working" if task is not None and (task["done"], task["total"]) == (0, 1):
+            return str(task["name"])  # work that cannot be counted
         case "working" if task is not None:
             return f"{task['name']}: {task['done']} of {task['total']}"
         case "working":

@@ -140,23 +140,44 @@ class _JsonLines:
 
 
 class _PlainLines:
-    """A line for a task's end, and one every few seconds before it, with the time left."""
+    """A line for a task's end, and one every few seconds before it, with the time left.
+
+    Work that cannot be counted (0 of 1) has a line at its beginning, and one at its end if it took
+    long.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
+        self._steps: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = self._clock()
+        if total == 1 and (done == 0 or task in self._steps):
+            self._step(task, now, is_over=done == 1)
+            return
         self._first.setdefault(task, (now, done))
         started = self._last.setdefault(task, now)
         if done < total and now - started < PLAIN_INTERVAL_S:
             return
         self._last[task] = now
         left = _time_left(*self._first[task], now=now, done=done, total=total)
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}{left}\n")
-        sys.stderr.flush()
+        _say(f"{task}: {done}/{total}{left}")
+
+    def _step(self, task: str, now: float, *, is_over: bool) -> None:
+        if not is_over:
+            self._steps[task] = now
+            _say(f"{task} ...")
+            return
+        seconds = now - self._steps.pop(task)
+        if seconds >= PLAIN_INTERVAL_S:
+            _say(f"{task}: done in {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 def _time_left(started: float, before: int, *, now: float, done: int, total: int) -> str:
@@ -181,8 +202,10 @@ def _bars() -> Iterator[progress.Sink]:
 
         def sink(task: str, done: int, total: int) -> None:
             if task not in ids:
-                ids[task] = bars.add_task(task, total=total)
-            bars.update(ids[task], completed=done, total=total)
+                # Work that cannot be counted: a bar that moves to and fro.
+                ids[task] = bars.add_task(task, total=None if (done, total) == (0, 1) else total)
+            if done:
+                bars.update(ids[task], completed=done, total=total)
             if done >= total and ":" in task:
                 bars.remove_task(ids.pop(task))
 

@@ -37,6 +37,8 @@ AXIAL, CORONAL, SAGITTAL = 0, 1, 2
 """Axes of (D, H, W) that the three planes are perpendicular to."""
 
 _MARGIN_MM = 15.0
+# Along (D, H, W): a mask that misses most of the brain is to be seen within the head.
+_LEAST_MM = (150.0, 210.0, 170.0)
 _SQUARE_MM = 18.0
 _BRIGHTEST = 98.5
 _GAP = 4
@@ -113,7 +115,7 @@ class _View:
         self._affine, self._spacing = grid.affine, grid.spacing
         mask = turned(scan.brain_mask, grid.affine)
         self._box = tuple(
-            _surroundings(mask, axis, round(_MARGIN_MM / self._spacing[axis])) for axis in range(3)
+            _surroundings(mask, axis, self._spacing[axis]) for axis in (AXIAL, CORONAL, SAGITTAL)
         )
         self._mask = mask[self._box]
 
@@ -219,10 +221,14 @@ class _Sheet:
         self._height += strip.shape[0]
 
 
-def _surroundings(mask: FloatArray, axis: int, margin: int) -> slice:
+def _surroundings(mask: FloatArray, axis: int, spacing_mm: float) -> slice:
+    """The mask's extent along an axis with a margin; a head's, if that is more."""
     others = tuple(other for other in range(3) if other != axis)
     filled = np.flatnonzero(mask.any(axis=others))
-    return slice(max(int(filled[0]) - margin, 0), int(filled[-1]) + margin + 1)
+    first, last = int(filled[0]), int(filled[-1])
+    missing = _LEAST_MM[axis] / spacing_mm - (last - first + 1)
+    margin = round(max(_MARGIN_MM / spacing_mm, missing / 2))
+    return slice(max(first - margin, 0), last + margin + 1)
 
 
 def _levels(plane: FloatArray) -> Picture:
