@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Board:
     def take(self, done_now: Activity) -> None:
         """Another activity has begun."""
         with self._lock:
+            if done_now.state == "sending":  # the answer to what was asked
+                done_now = replace(self._activity, state="sending")
             if done_now == self._activity:
                 return
             self._activity, self._since, self._task = done_now, self._clock(), None

@@ -31,6 +31,8 @@ WRITE_S = 10.0
 PLAIN_S, JSON_S = 30.0, 5.0
 """Between two lines about one task."""
 
+_PATIENCE_S = 5.0
+
 Show = Callable[[Document], None]
 
 
@@ -94,7 +96,7 @@ class _Keeper:
 
     def stop(self) -> None:
         self._ending.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
         while True:

@@ -64,7 +64,8 @@ def live_screen() -> Live | None:
 
     What is logged meanwhile is printed above it.
     """
-    return Live(console=_errors, auto_refresh=False) if _errors.is_terminal else None
+    can_redraw = _errors.is_terminal and not _errors.is_dumb_terminal
+    return Live(console=_errors, auto_refresh=False) if can_redraw else None
 
 
 def print_parts(parts: Iterable[RenderableType]) -> None:
