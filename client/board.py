@@ -19,7 +19,7 @@ from iedn.files import atomic_write_bytes, only_process
 
 from . import activity
 from .activity import Activity
-from .site_folder import CLIENT_LOCK, STATUS
+from .site_folder import CLIENT_LOCK, HEARD, NODE, STATUS
 
 SILENT_S = 30.0
 """A client writes its file at least three times as often."""
@@ -61,7 +61,7 @@ class Board:
 
     def content(self) -> Content:
         """All of it."""
-        heard = self._heard.stat().st_mtime if self._heard.exists() else None
+        heard = _touched(self._heard)
         with self._lock:
             now, task = self._activity, self._task
             state = now.state
@@ -115,7 +115,18 @@ def read_status(folder: Path) -> Content | None:
         content = json.loads((folder / STATUS).read_bytes())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return None
+    # Its node may have heard from the coordinator since.
+    return content | {"heard": _touched(folder / NODE / HEARD) or content.get("heard")}
+
+
+def _touched(path: Path) -> float | None:
+    """When a file was touched last; None where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def is_alive(folder: Path, pid: int) -> bool:

@@ -96,6 +96,7 @@ def status_document(
     now = time.time() if now is None else now
     state = content or {}
     deadline, coordinator = state.get("deadline"), config.coordinator
+    link = _link(config, state, now)
     return {
         "site": config.name,
         "role": config.role,
@@ -105,7 +106,7 @@ def status_document(
         "started": _utc(state.get("started")),
         "written": _utc(state.get("time")),
         "state": state.get("state"),
-        "doing": _doing(state),
+        "doing": _doing(state, link),
         "since": _utc(state.get("since")),
         "until": _utc(state.get("until")),
         "run": state.get("run") or None,
@@ -115,7 +116,7 @@ def status_document(
         "deadline_in_s": None if deadline is None else round(deadline - now),
         "link": {
             "coordinator": None if coordinator is None else coordinator.address,
-            "state": _link(config, state, now),
+            "state": link,
             "heard": _utc(state.get("heard")),
         },
         "left": files.left(),
@@ -139,7 +140,7 @@ def renderable(document: Document) -> RenderableType:
     if left["error"]:
         parts.append(Text(left["error"], style="red"))
     elif left["count"]:
-        parts += [_releases(document), Text(f"{left['count']} releases; `releases` lists all")]
+        parts += [_releases(document), Text(f"{left['count']} in all; `releases` lists them")]
     else:
         parts.append(Text("nothing has left this site"))
     return Group(*parts)
@@ -200,14 +201,15 @@ def _client(config: SiteConfig, content: Content | None, now: float) -> str:
     return "running" if now - content["time"] <= SILENT_S else "silent"
 
 
-def _doing(state: Content) -> str | None:
+def _doing(state: Content, link: str | None) -> str | None:
     """What is done, in words."""
     task, of_round = state.get("task"), state.get("round")
     match state.get("state"):
         case "connecting":
             return "connecting to the coordinator"
         case "waiting":
-            return "waiting for the coordinator"
+            is_lost = link == "lost"
+            return "waiting for " + ("the connection to " if is_lost else "") + "the coordinator"
         case "sending":
             return "sending the answer" + ("" if of_round is None else f" of round {of_round}")
         case "pausing":
@@ -240,8 +242,8 @@ def _link_text(document: Document) -> str:
     words = {
         None: "",
         "up": f"up, {heard}",
-        "lost": f"lost, {heard}; it is tried again and again",
-        "not yet": "not yet",
+        "lost": f"lost, {heard}; tried again every few seconds",
+        "not yet": "not reached yet",
     }[link["state"]]
     return ", ".join(part for part in (link["coordinator"] or "no coordinator", words) if part)
 

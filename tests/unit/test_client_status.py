@@ -134,6 +134,21 @@ def test_link(config, heard, state):
     assert "coordinator.example:9092" in text_of(found)
 
 
+def test_who_waits_without_a_link_waits_for_the_link(config):
+    found = document(config, content(state="waiting", task=None, heard=NOW - 31))
+    assert found["doing"] == "waiting for the connection to the coordinator"
+
+
+def test_status_asks_the_node_itself_when_it_was_answered_last(config):
+    write_status(config.folder, content(heard=NOW - 20))
+    assert read_status(config.folder)["heard"] == NOW - 20
+    heard = config.folder / "node" / "heard"
+    heard.parent.mkdir()
+    heard.touch()
+    os.utime(heard, (NOW - 3, NOW - 3))
+    assert read_status(config.folder)["heard"] == NOW - 3
+
+
 def test_a_client_that_was_killed_or_hangs_is_told_from_one_that_runs(config):
     assert document(config, content())["client"] == "running"
     assert document(config, content(time=NOW - 31))["client"] == "silent"
@@ -177,7 +192,7 @@ def test_what_left_is_shown_last_first(config):
     assert [entry["round"] for entry in left["latest"]] == [None, 7, 6, 5, 4]
     text = text_of(document(config, content()))
     assert "1,000,007" in text
-    assert "8 releases" in text
+    assert "8 in all" in text
 
 
 def test_end_of_a_log_is_read_without_the_rest_and_a_torn_line_is_none(tmp_path):
