@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from iedn import progress
 from iedn.batching import restrict
 from iedn.config import Architecture
 from iedn.evaluation.combination_table import ScanScore
@@ -130,7 +129,7 @@ def score_combination(
         ValueError: a scan lacks an input or measured CBV.
     """
     scores = []
-    for done, number in enumerate(numbers, start=1):
+    for number in numbers:
         scan, record = dataset.prepared(number), dataset.records[number]
         sample = as_sample(scan)
         if scan.cbv is None or not set(combination) <= set(scan.images):
@@ -148,5 +147,4 @@ def score_combination(
                 lesion_error=lesion_rcbv_error(scan, scan.cbv, synthetic),
             )
         )
-        progress.report(f"{name_of(combination)}: scans", done, len(numbers))
     return scores

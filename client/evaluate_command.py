@@ -193,14 +193,17 @@ def _scored(
         found = folder.load(unit)
         if found is None:
             started = time.monotonic()
-            found = score_combination(
-                file.network,
-                dataset,
-                numbers,
-                combination,
-                flip_average=flip_average,
-                device=torch.device(config.device),
-            )
+            found = []
+            for done, number in enumerate(numbers, start=1):
+                found += score_combination(
+                    file.network,
+                    dataset,
+                    [number],
+                    combination,
+                    flip_average=flip_average,
+                    device=torch.device(config.device),
+                )
+                progress.report(f"{name_of(combination)}: scans", done, len(numbers))
             folder.store(unit, found, time.monotonic() - started)
         scores[architecture, combination] = found
         progress.report("combinations", len(scores), len(files))
