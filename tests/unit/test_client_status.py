@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 import client.cli
-from client import activity, board, screen
+from client import activity, board, screen, status_cli
 from client.activity import Activity
 from client.board import Board, collecting, read_status, write_status
 from client.ledger_command import ledger_parts
@@ -177,6 +178,22 @@ def test_status_command_prints_the_same_and_says_by_its_exit_code_whether_a_clie
     assert json.loads(out)["state"] == "working"
     (config.folder / "status.json").write_text("{half")
     assert call(client.cli.main, *words)[0] == 1
+
+
+def test_watching_draws_the_document_until_interrupted(call, config, monkeypatch):
+    write_status(config.folder, content())
+    looks = []
+
+    def look_again(_seconds):
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_cli, "time", SimpleNamespace(sleep=look_again))
+    code, out, _ = call(client.cli.main, "--site", config.folder, "status", "--watch")
+    assert code == 130
+    assert "training steps of round 3: 12 of 64" in out
+    assert len(looks) == 3
 
 
 def test_what_left_is_shown_last_first(config):
