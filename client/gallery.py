@@ -90,10 +90,9 @@ def write_gallery(config: SiteConfig, cohort: PreparedCohort, folder: Path) -> P
         ScanError: a CBV file has become unreadable since it was prepared.
     """
     _remove_earlier(folder)
+    _write_record(config, [], folder)  # should this one be interrupted, the folder is known as ours
     entries = ordered(_draw(config, cohort, folder))
-    record = {"site": config.name, "scans": [_as_json(entry) for entry in entries]}
-    # Before the page: what is listed there is found, and removed, by the next gallery.
-    atomic_write_bytes(folder / RECORD, json.dumps(record, indent=2).encode(), mode=0o600)
+    _write_record(config, entries, folder)
     page = folder / PAGE
     atomic_write_bytes(page, _page(config, entries, folder).encode(), mode=0o600)
     return page
@@ -117,11 +116,18 @@ def _refuse_published(folder: Path) -> None:
 
 
 def _remove_earlier(folder: Path) -> None:
-    record = folder / RECORD
-    if not record.is_file():
-        return
-    for scan in json.loads(record.read_bytes())["scans"]:
-        (folder / scan["file"]).unlink(missing_ok=True)
+    """Pictures, and the folders of patients, whose names are identifiers."""
+    (folder / PAGE).unlink(missing_ok=True)
+    for old in folder.glob("*/*.png"):
+        old.unlink()
+    for patient in folder.iterdir():
+        if patient.is_dir() and not any(patient.iterdir()):
+            patient.rmdir()
+
+
+def _write_record(config: SiteConfig, entries: Sequence[Entry], folder: Path) -> None:
+    record = {"site": config.name, "scans": [_as_json(entry) for entry in entries]}
+    atomic_write_bytes(folder / RECORD, json.dumps(record, indent=2).encode(), mode=0o600)
 
 
 def _draw(config: SiteConfig, cohort: PreparedCohort, folder: Path) -> list[Entry]:

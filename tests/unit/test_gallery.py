@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 import client.cli
-from client.gallery import gallery_folder
+from client.gallery import gallery_folder, write_gallery
+from iedn.config import PRESETS
 from iedn.errors import ConfigError, PolicyError
 from iedn.modalities import Modality
+from sites.dataset import examine_cohort
 from sites.montage import CAPTION, EDGE, GREYS, MARK, OUTLINE, montage, turned
 from sites.preprocessing import Frame, Geometry, PreparedScan
 from sites.reading import Finding
@@ -153,6 +155,19 @@ def test_a_folder_with_other_files_is_left_alone(config, tmp_path):
         gallery_folder(tmp_path / "mine" / "letter.txt" / "gallery", config)
 
 
+def test_an_interrupted_gallery_is_begun_again(bad, config, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    cohort = examine_cohort(config, PRESETS["tiny"].grid)
+    folder = gallery_folder(tmp_path / "gallery", config)
+    with monkeypatch.context() as patched:
+        patched.setattr("sites.montage.montage", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_gallery(config, cohort, folder)
+    assert write_gallery(config, cohort, gallery_folder(folder, config)).is_file()
+
+
 def test_gallery_shows_every_scan_the_most_suspicious_first(bad, call, tmp_path):
     site = bad.Site(tmp_path, patients=3)
     site.rows[1]["brain_mask"] = "sub-0002/visit-1/small_mask.nii.gz"
@@ -182,4 +197,4 @@ def test_gallery_shows_every_scan_the_most_suspicious_first(bad, call, tmp_path)
     code, out, _ = call(client.cli.main, *words, "--gallery", folder)
     assert code == 0
     assert "most suspicious first" in out
-    assert sorted(p.parent.name for p in folder.rglob("*.png")) == ["sub-0002", "sub-0003"]
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["sub-0002", "sub-0003"]
