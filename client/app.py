@@ -6,6 +6,7 @@ and an incident id.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,12 +16,14 @@ from iedn.protocol.messages import (
     EvaluateRequest,
     MaskKeyRequest,
     ReleaseRequest,
+    RoundRequest,
     TrainRequest,
 )
 from iedn.protocol.records import parse, parse_groups, to_record
 from sites.config import SITE_FILE, find_site
 from sites.failure import failure_of
 
+from .activity import Activity, report
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics
 from .masked_training import answer_mask_key
@@ -30,7 +33,8 @@ from .training import answer_training
 
 app = ClientApp()
 
-Handler = Callable[[SiteSession, RecordDict], RecordDict]
+Request = TypeVar("Request", bound=CapabilitiesRequest | RoundRequest)
+Handler = Callable[[SiteSession, Message], RecordDict]
 
 
 @app.query()
@@ -72,49 +76,64 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _answer(message: Message, context: Context, handle: Handler) -> Message:
     try:
-        record = _handled(session_for(_site_file(context)), handle, message.content)
+        record = _handled(session_for(_site_file(context)), handle, message)
     except Exception as error:  # no session, or its release log cannot be written
         record = to_record(failure_of(error))
     return Message(record, reply_to=message)
 
 
-def _handled(session: SiteSession, handle: Handler, content: RecordDict) -> RecordDict:
+def _handled(session: SiteSession, handle: Handler, message: Message) -> RecordDict:
     try:
-        return handle(session, content)
+        return handle(session, message)
     except Exception as error:
         return to_record(session.egress.failure(error))
 
 
-def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
-    request = parse(record, CapabilitiesRequest)
+def _begun(message: Message, expected: type[Request]) -> Request:
+    """The request, which is now worked on; an answer counts as long as its message lives."""
+    request = parse(message.content, expected)
+    report(
+        Activity(
+            "working",
+            asked=request.kind.removesuffix("-request"),
+            run=request.run,
+            round=request.round if isinstance(request, RoundRequest) else None,
+            deadline=message.metadata.created_at + message.metadata.ttl,
+        )
+    )
+    return request
+
+
+def _capabilities(session: SiteSession, message: Message) -> RecordDict:
+    request = _begun(message, CapabilitiesRequest)
     session.check_run(request.run)
     counts = session.counts(request.grid)
     return to_record(session.egress.capabilities(session.config.role, counts, request.run))
 
 
-def _mask_key(session: SiteSession, record: RecordDict) -> RecordDict:
-    request = parse(record, MaskKeyRequest)
+def _mask_key(session: SiteSession, message: Message) -> RecordDict:
+    request = _begun(message, MaskKeyRequest)
     session.check_run(request.run)
     return to_record(answer_mask_key(session, request))
 
 
-def _train(session: SiteSession, record: RecordDict) -> RecordDict:
-    request = parse(record, TrainRequest)
+def _train(session: SiteSession, message: Message) -> RecordDict:
+    request = _begun(message, TrainRequest)
     session.check_run(request.run)
-    reply, tensors = answer_training(session, request, parse_groups(record))
+    reply, tensors = answer_training(session, request, parse_groups(message.content))
     return to_record(reply, tensors)
 
 
-def _evaluate(session: SiteSession, record: RecordDict) -> RecordDict:
-    request = parse(record, EvaluateRequest)
+def _evaluate(session: SiteSession, message: Message) -> RecordDict:
+    request = _begun(message, EvaluateRequest)
     session.check_run(request.run)
     answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
-    return to_record(answer(session, request, parse_groups(record)))
+    return to_record(answer(session, request, parse_groups(message.content)))
 
 
-def _release(session: SiteSession, record: RecordDict) -> RecordDict:
-    request = parse(record, ReleaseRequest)
-    return to_record(answer_release(session, request, parse_groups(record)))
+def _release(session: SiteSession, message: Message) -> RecordDict:
+    request = _begun(message, ReleaseRequest)
+    return to_record(answer_release(session, request, parse_groups(message.content)))
 
 
 def _site_file(context: Context) -> Path:

@@ -48,7 +48,8 @@ def audit_site(
     content: dict[str, Any] = {"site": config.name, "tier": config.privacy.tier}
     lines = [f"privacy tier {config.privacy.tier}: {config.privacy.promise}"]
     if config.privacy.is_on:
-        found = _audited(config, steps=steps, canaries=canaries)
+        with showing_progress(as_json=as_json):
+            found = _audited(config, steps=steps, canaries=canaries)
         content["canaries"] = {**asdict(found), "delta": AUDIT_DELTA}
         lines += _canary_lines(found)
     if model is not None:

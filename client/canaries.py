@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Generator, Tensor, nn
 
+from iedn import progress
+
 from .accounting import epsilon_of
 from .privacy import SYSTEM_ENTROPY, Entropy, NoisePlan, PatientOptimizer, private_steps
 
@@ -92,7 +94,8 @@ def audit_noise(
     coins = random.SystemRandom()
     is_in = np.array([coins.random() < 0.5 for _ in range(canaries)])
     scores = _scores(plan, is_in, entropy)
-    return _verdict(plan, is_in, scores)
+    with progress.step("what the canaries tell"):
+        return _verdict(plan, is_in, scores)
 
 
 def steps_for(plan: NoisePlan) -> int:
@@ -157,8 +160,8 @@ def _scores(plan: NoisePlan, is_in: NDArray[np.bool_], entropy: Entropy) -> NDAr
     def loss(canary: int, _: Generator) -> Tensor:
         return -_LOUDNESS * plan.clip * weights[canary]
 
-    for _ in private_steps(optimizer, patients, loss, plan, entropy):
-        pass
+    for done, _ in enumerate(private_steps(optimizer, patients, loss, plan, entropy), start=1):
+        progress.report("steps with canaries", done, plan.steps)
     moved = weights.detach().double().numpy() * plan.patients_per_step / plan.clip
     return np.asarray(moved, dtype=np.float64)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,19 @@ CHECK = "check"
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "dim"}
 _MOST_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What was drawn for the operator.
+
+    Attributes:
+        overlays: of the scans with most warnings.
+        gallery: the page of the gallery; None where none was asked for.
+    """
+
+    overlays: list[Path]
+    gallery: Path | None = None
 
 
 def write_overlays(config: SiteConfig, cohort: PreparedCohort, *, most: int) -> list[Path]:
@@ -60,25 +73,28 @@ def write_picture(made: OneMap) -> Path:
     return path
 
 
-def as_json(report: CohortReport, overlays: list[Path]) -> dict[str, Any]:
+def as_json(report: CohortReport, pictures: Pictures) -> dict[str, Any]:
     """The whole report as JSON values."""
     return {
         **asdict(report),
         "usable": report.usable,
         "errors": report.num_errors,
-        "overlays": [str(path) for path in overlays],
+        "overlays": [str(path) for path in pictures.overlays],
+        "gallery": None if pictures.gallery is None else str(pictures.gallery),
     }
 
 
-def renderables(report: CohortReport, overlays: list[Path]) -> Iterator[RenderableType]:
+def renderables(report: CohortReport, pictures: Pictures) -> Iterator[RenderableType]:
     """The report as the operator reads it, in order."""
     yield _modality_table(report)
     yield _flow_table(report)
     yield _characteristics_table(report)
     yield from _findings(report)
-    if overlays:
-        folder = overlays[0].parents[1]
-        yield Text(f"{len(overlays)} pictures to look at (they show patients): {folder}")
+    if drawn := pictures.overlays:
+        folder = drawn[0].parents[1]
+        yield Text(f"{len(drawn)} pictures to look at (they show patients): {folder}")
+    if pictures.gallery is not None:
+        yield Text(f"every scan, the most suspicious first (patients): {pictures.gallery}")
 
 
 def _modality_table(report: CohortReport) -> Table:

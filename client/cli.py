@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import click
 import typer
 
 from iedn import progress
@@ -15,6 +16,7 @@ from iedn.errors import CohortError, ConfigError, PolicyError
 from .ledger_cli import ledger
 from .peers_cli import app as peers_app
 from .rating.cli import app as rating_app
+from .status_cli import status
 
 if TYPE_CHECKING:
     from sites.config import SiteConfig
@@ -28,6 +30,7 @@ app = new_app(invoke_without_command=True)
 app.add_typer(rating_app, name="rate")
 app.add_typer(peers_app, name="peers")
 app.command()(ledger)
+app.command()(status)
 
 Against = Literal["cbv", "labels"]
 
@@ -48,11 +51,17 @@ class _Site:
 def callback(
     context: typer.Context,
     site: Annotated[str, typer.Option(help="The site's name, or its site.toml.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Joining: say what is done as JSON lines.")
+    ] = False,
 ) -> None:
     """Take part in a federation as a hospital; nothing leaves but what the policy allows.
 
     Without a command: join, and answer the coordinator until interrupted.
     """
+    if as_json and context.invoked_subcommand is not None:
+        command = context.invoked_subcommand
+        raise click.UsageError(f"--json goes behind the command: {command} --json")
     from sites.config import find_site, load_site_config
 
     path = find_site(site)
@@ -60,7 +69,7 @@ def callback(
     if context.invoked_subcommand is None:
         from .join import join
 
-        join(context.obj.config, path)
+        join(context.obj.config, path, as_json=as_json)
 
 
 @app.command()
@@ -87,6 +96,9 @@ def check(
     context: typer.Context,
     preset: Annotated[str, typer.Option(help="Grid to check on: paper, demo or tiny.")] = "demo",
     overlays: Annotated[int, typer.Option(min=0, help="Scans to draw, into check/.")] = 12,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Draw every scan into this folder, with a page.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 on any error finding.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Leave the network out.")] = False,
     as_json: AsJson = False,
@@ -96,8 +108,8 @@ def check(
     from sites.dataset import examine_cohort
     from sites.report import cohort_report
 
+    from .check import Pictures, renderables, write_overlays
     from .check import as_json as report_json
-    from .check import renderables, write_overlays
     from .doctor import (
         environment_facts,
         exit_code_of,
@@ -106,11 +118,14 @@ def check(
         leaving_lines,
         leaving_text,
     )
+    from .gallery import gallery_folder, write_gallery
 
     config: SiteConfig = context.obj.config
     if preset not in PRESETS:
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
-    facts = environment_facts(config, offline=offline)
+    folder = None if gallery is None else gallery_folder(gallery, config)
+    with showing_progress(as_json=as_json), progress.step("installation and connection"):
+        facts = environment_facts(config, offline=offline)
     if not as_json:
         print_parts(fact_lines(facts))
     try:
@@ -118,12 +133,14 @@ def check(
             reporter = progress.reporter("preparing scans")
             grid = PRESETS[preset].grid
             cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
-            pictures = write_overlays(config, cohort, most=overlays)
+            drawn = write_overlays(config, cohort, most=overlays)
+            page = None if folder is None else write_gallery(config, cohort, folder)
     except CohortError as error:
         if as_json:
             print(json.dumps({"environment": facts_as_json(facts), "cohort": str(error)}, indent=2))
         raise
     report, leaves = cohort_report(config, cohort), leaving_lines(config, cohort)
+    pictures = Pictures(drawn, page)
     if as_json:
         extra = {"environment": facts_as_json(facts), "leaves": leaves}
         print(json.dumps(report_json(report, pictures) | extra, indent=2))
@@ -155,9 +172,10 @@ def manifest(
     if layout not in LAYOUTS:
         raise ConfigError(f"no layout {layout!r}", where="--layout", allowed=", ".join(LAYOUTS))
     path = out or scan / MANIFEST
-    found, outcome = describe(
-        discover(scan, layout), scan, path, force=force, pseudonyms=pseudonyms
-    )
+    with showing_progress(as_json=as_json), progress.step("looking for scans"):
+        found, outcome = describe(
+            discover(scan, layout), scan, path, force=force, pseudonyms=pseudonyms
+        )
     counts = modality_counts(found.scans)
     if as_json:
         findings = [{**vars(f), "path": str(f.path)} for f in found.findings]
@@ -214,15 +232,17 @@ def synthesize(
     given = zip(OPTIONS, (t1, t2, flair, adc, t1c, asl), strict=True)
     images = {modality: path for modality, path in given if path is not None}
     if images or mask or folder or patient or picture:
-        made = synthesize_one(
-            synthesizer,
-            find_scan(images, folder, mask),
-            target,
-            grid=file.grid,
-            patient=patient,
-            registration=config.preprocessing.registration,
-        )
-        _print_map(made, write_picture(made) if picture else None, as_json=as_json)
+        with showing_progress(as_json=as_json), progress.step("preparing and synthesising a scan"):
+            made = synthesize_one(
+                synthesizer,
+                find_scan(images, folder, mask),
+                target,
+                grid=file.grid,
+                patient=patient,
+                registration=config.preprocessing.registration,
+            )
+            drawn = write_picture(made) if picture else None
+        _print_map(made, drawn, as_json=as_json)
         return
     cohort = prepared(config, file.grid, as_json=as_json)
     with showing_progress(as_json=as_json):
@@ -333,7 +353,7 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
     from sites.release_log import verify
 
-    from .session import RELEASES
+    from .site_folder import RELEASES
 
     config: SiteConfig = context.obj.config
     entries = verify(config.folder / RELEASES)

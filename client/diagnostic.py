@@ -78,7 +78,8 @@ def evaluate_external(
         config.folder / SYNTHETIC,
         progress=progress.reporter(f"{config.name}: synthetic maps"),
     )
-    return evaluate_rows(rows, study, model_hash=model_hash, policy=config.policy)
+    with progress.step(f"{config.name}: areas, models and readers"):
+        return evaluate_rows(rows, study, model_hash=model_hash, policy=config.policy)
 
 
 def _study(config: SiteConfig, cohort: PreparedCohort, readers: Path | None) -> ReaderStudy | None:

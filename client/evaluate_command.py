@@ -102,7 +102,8 @@ def evaluate_combinations(config: SiteConfig, model: Path, wanted: str, options:
         )
     with showing_progress(as_json=options.as_json):
         scores = _scored(config, dataset, numbers, files, flip_average=options.flip_average)
-    return _combinations_text(config, scores, options)
+        with progress.step("differences and their intervals"):
+            return _combinations_text(config, scores, options)
 
 
 def evaluate_labels(config: SiteConfig, model: Path, options: LabelOptions) -> str:
@@ -192,14 +193,17 @@ def _scored(
         found = folder.load(unit)
         if found is None:
             started = time.monotonic()
-            found = score_combination(
-                file.network,
-                dataset,
-                numbers,
-                combination,
-                flip_average=flip_average,
-                device=torch.device(config.device),
-            )
+            found = []
+            for done, number in enumerate(numbers, start=1):
+                found += score_combination(
+                    file.network,
+                    dataset,
+                    [number],
+                    combination,
+                    flip_average=flip_average,
+                    device=torch.device(config.device),
+                )
+                progress.report(f"{name_of(combination)}: scans", done, len(numbers))
             folder.store(unit, found, time.monotonic() - started)
         scores[architecture, combination] = found
         progress.report("combinations", len(scores), len(files))

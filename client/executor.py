@@ -30,6 +30,8 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from iedn.retries import retry_calmly
 
+from .activity import Activity, report
+
 _log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.3
@@ -100,10 +102,13 @@ class Executor:
     def _next_task(self) -> str | None:
         request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
         try:
-            return str(self._acquirer.AcquireTask(request).token) or None
+            token = str(self._acquirer.AcquireTask(request).token) or None
         except httpx.HTTPError as error:
             _log.debug("the node does not answer: %s", error)
             return None
+        if token is None:
+            report(Activity("waiting"))
+        return token
 
     def _answer(self, token: str) -> None:
         client = self._client(token)
@@ -114,6 +119,7 @@ class Executor:
         try:
             message, context, run, bundle = pull_task_input(client)
             reply, status, details = self._reply(message, context, run, bundle)
+            report(Activity("sending"))
             push_message(client, reply, context)
         finally:
             heartbeat.stop()

@@ -17,7 +17,7 @@ from iedn.files import only_process
 from sites.config import SiteConfig
 
 from .fact import Fact, failed, ok, warning
-from .session import CLIENT_LOCK
+from .site_folder import CLIENT_LOCK
 
 SHOWN = ("flwr", "torch")
 GIGABYTE = 1e9

@@ -19,24 +19,27 @@ from iedn.process import (
 )
 from sites.config import SiteConfig
 
+from .activity import Activity, report
 from .executor import Duties, Executor
 from .node import NodeSettings, new_secret
-from .session import CLIENT_LOCK
+from .screen import shown
+from .site_folder import CLIENT_LOCK, HEARD, NODE
 
 _log = logging.getLogger(__name__)
 
-NODE, NODE_LOG = "node", "node.log"
+NODE_LOG = "node.log"
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 10.0
 _STEADY_S = 60.0
 
 
-def join(config: SiteConfig, site_file: Path) -> None:
-    """Answer the coordinator until interrupted.
+def join(config: SiteConfig, site_file: Path, *, as_json: bool = False) -> None:
+    """Answer the coordinator until interrupted, and show what is done meanwhile.
 
     Args:
         config: the site's configuration.
         site_file: where it came from.
+        as_json: show it as JSON lines.
 
     Raises:
         ConfigError: it names no coordinator or no federation, or another client works here.
@@ -49,7 +52,8 @@ def join(config: SiteConfig, site_file: Path) -> None:
         if not is_ours:
             raise ConfigError("another client of this site is running", where=str(config.folder))
         _log.info("%s: joining %s", config.name, settings.address)
-        _keep_answering(config, settings, site_file)
+        with shown(config, as_json=as_json):
+            _keep_answering(config, settings, site_file)
 
 
 def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path) -> None:
@@ -62,6 +66,7 @@ def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path)
     pause = _FIRST_PAUSE_S
     while True:
         started = time.monotonic()
+        report(Activity("connecting"))
         _one_node(settings.with_new_secret(), folder, duties)
         pause = _FIRST_PAUSE_S if time.monotonic() - started > _STEADY_S else pause
         _log.warning(
@@ -71,6 +76,7 @@ def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path)
             folder / NODE_LOG,
             pause,
         )
+        report(Activity("pausing", until=time.time() + pause))
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
@@ -108,6 +114,7 @@ def _settings(config: SiteConfig, site_file: Path) -> NodeSettings:
         port=coordinator.node_port,
         secret=new_secret(),
         heartbeat_s=coordinator.heartbeat_s,
+        heard=config.folder.absolute() / NODE / HEARD,
     )
 
 

@@ -1,12 +1,14 @@
 """``iedn-client ledger``: its words; what they do is in ``ledger_command``."""
 
 import json
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from iedn.console import print_parts
+from iedn import progress
+from iedn.console import print_parts, showing_progress
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 Planned = Annotated[int, typer.Option(help="Of the planned run.")]
@@ -40,7 +42,10 @@ def ledger(
 
     planned = Plan(rounds, steps, noise, patients, batch)
     asked = Asked(verify, plan, record, recover, raise_to, reason)
-    said = answer(context.obj.config, asked, planned, table=Console().is_terminal)
+    # All but showing it may compute epsilon, which takes seconds.
+    work = progress.step("privacy accounting") if asked.one() else nullcontext()
+    with showing_progress(as_json=as_json), work:
+        said = answer(context.obj.config, asked, planned, table=Console().is_terminal)
     if as_json:
         print(json.dumps(said.content, indent=2))
     else:

@@ -92,6 +92,32 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a site's ledger stands.
+
+    Attributes:
+        epsilon: spent over all runs.
+        epsilon_max: what may be spent: the smaller of what ledger and policy allow.
+        delta: at which both hold.
+        count: entries of the ledger, without notes of answers.
+        hash: of the last one.
+    """
+
+    epsilon: float
+    epsilon_max: float
+    delta: float
+    count: int
+    hash: str
+
+    def text(self) -> str:
+        """What was spent, in words."""
+        return (
+            f"epsilon {up(self.epsilon)} of {self.epsilon_max:g} spent (delta {self.delta:g}) "
+            "over all runs"
+        )
+
+
+@dataclass(frozen=True)
 class Asked:
     """What the command was asked for; nothing of it: to show the ledger.
 
@@ -290,17 +316,30 @@ def ledger_parts(config: SiteConfig, *, table: bool) -> Iterator[RenderableType]
         yield Text(NONE_YET)
         return
     entries = ledger.entries()
-    head, limits = head_of(entries), limits_of(entries)
+    found = _standing(entries, config)
     rows = [_row(entry) for entry in entries if entry["kind"] != ANSWERED]
     if table:
         yield _table(rows)
     else:
         yield from (Text("  ".join(filter(None, row))) for row in rows)
+    yield Text(f"{found.text()}; count {found.count}, last hash {found.hash[:12]}")
+
+
+def standing(config: SiteConfig) -> Standing | None:
+    """Where a site's ledger stands; None if it has none.
+
+    Raises:
+        LedgerError: the ledger cannot be used or trusted.
+        CohortError: a chain is broken.
+    """
+    ledger = site_ledger(config)
+    return None if ledger is None else _standing(ledger.entries(), config)
+
+
+def _standing(entries: Sequence[Entry], config: SiteConfig) -> Standing:
+    head, limits = head_of(entries), limits_of(entries)
     limit = min(limits.epsilon_max, _policy_limits(config).epsilon_max)
-    yield Text(
-        f"epsilon {up(head.epsilon)} of {limit:g} spent (delta {limits.delta:g}) over all runs; "
-        f"count {head.count}, last hash {head.hash[:12]}"
-    )
+    return Standing(head.epsilon, limit, limits.delta, head.count, head.hash)
 
 
 def up(epsilon: float) -> str:

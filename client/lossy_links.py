@@ -10,8 +10,10 @@ it asks again. What was trained is not trained twice; the site answers from the 
 
 import logging
 import ssl
+import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 from flwr.proto.fleet_pb2 import (
@@ -27,6 +29,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 _log = logging.getLogger(__name__)
 
+_NOTE_S = 1.0
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _OF_THE_LINK = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, TimeoutError)
 _NO_LOSS = frozenset(
@@ -39,10 +42,15 @@ _NO_LOSS = frozenset(
 )
 
 
-def install() -> None:
-    """Have Flower's node use what is here."""
+def install(heard: Path) -> None:
+    """Have Flower's node use what is here.
+
+    Args:
+        heard: a file that is touched, once a second at most, when the coordinator has answered.
+    """
     from flwr.supernode import fleet_http_connection
 
+    ReturningClient.heard = heard
     vars(fleet_http_connection)["FleetHttpClient"] = ReturningClient
     vars(fleet_http_connection)["make_simple_http_retry_invoker"] = patient_retrier
 
@@ -76,7 +84,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 class ReturningClient(FleetHttpClient):
     """Calls to the coordinator; after a loss, signs in again before it asks for more."""
 
+    heard: ClassVar[Path | None] = None
+    """Touched when the coordinator has answered."""
+
     _lost = False
+    _noted = 0.0
     _sign_in: ActivateNodeRequest | None = None
 
     def ActivateNode(self, request: ActivateNodeRequest) -> ActivateNodeResponse:  # noqa: N802
@@ -102,10 +114,20 @@ class ReturningClient(FleetHttpClient):
         except httpx.HTTPStatusError as error:
             self._lost = self._lost or error.response.status_code not in _NO_LOSS
             raise
+        self._note_answer()
         not_there = isinstance(answer, PullObjectResponse) and not answer.object_found
         not_taken = isinstance(answer, PushObjectResponse) and not answer.stored
         self._lost = self._lost or not_there or not_taken
         return answer
+
+    def _note_answer(self) -> None:
+        if self.heard is None or time.monotonic() - self._noted < _NOTE_S:
+            return
+        self._noted = time.monotonic()
+        try:
+            self.heard.touch(mode=0o600)
+        except OSError as error:  # the link works; only nobody is told
+            _log.warning("%s cannot be touched: %s", self.heard, error)
 
     def _return(self, node_id: int, sign_in: ActivateNodeRequest) -> None:
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
+from iedn import progress
 from iedn.config import TrainingConfig
 from iedn.errors import CohortError
 from iedn.evaluation.auc import auc_interval
@@ -77,7 +78,8 @@ def patient_losses(
     scans = PatientScans.grouped(dataset, [record.patient_id for record in dataset.records])
     loss = scan_loss_of(model, dataset, _AS_IT_IS, device)
     unused = Generator()
-    return [
-        sum(float(loss(number, unused)) for number in numbers) / len(numbers)
-        for numbers in scans.by_patient
-    ]
+    losses = []
+    for done, numbers in enumerate(scans.by_patient, start=1):
+        losses.append(sum(float(loss(number, unused)) for number in numbers) / len(numbers))
+        progress.report("losses of patients", done, len(scans.by_patient))
+    return losses

@@ -39,6 +39,7 @@ class NodeSettings(FrozenModel):
         secret: what the executor has to show.
         heartbeat_s: seconds between two signs of life; after twice as long the coordinator takes
             the site for offline, and only then lets a process in that was killed and started again.
+        heard: touched whenever the coordinator has answered.
     """
 
     address: str
@@ -47,6 +48,7 @@ class NodeSettings(FrozenModel):
     port: int
     secret: str = Field(min_length=32, repr=False)
     heartbeat_s: int
+    heard: Path
 
     def with_new_secret(self) -> "NodeSettings":
         """The settings of the next start."""
@@ -75,7 +77,7 @@ def _serve(settings: NodeSettings) -> None:
 
     from . import lossy_links
 
-    lossy_links.install()
+    lossy_links.install(settings.heard)
     _set_heartbeat(settings.heartbeat_s)
     _shorten_pauses()
     _send_late_replies()

@@ -14,13 +14,12 @@ from sites.dataset import PreparedCohort, ScanDataset, prepare_cohort
 from sites.egress import Egress, TrainingCounts
 from sites.release_log import ReleaseLog
 
+from .site_folder import RELEASES
+
 _log = logging.getLogger(__name__)
 
-RELEASES = "releases.jsonl"
 MOST_SESSIONS = 32
 """Sites that one process keeps warm; a simulation may play more."""
-CLIENT_LOCK = ".client"
-"""Held, in the site's folder, by the client that answers for the site."""
 
 
 class SiteSession:

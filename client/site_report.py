@@ -4,7 +4,6 @@ It names findings, shows patients and counts exactly; nothing of it leaves. What
 can say is in its own report.
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from sites.codes import CODES
 from sites.config import SiteConfig
 from sites.dataset import PreparedCohort, examine_cohort
 from sites.release_log import verify
-from sites.report import CohortReport, ReportedFinding, cohort_report
+from sites.report import CohortReport, ReportedFinding, cohort_report, is_phantom
 
 from .check import age_text, scans_per_patient_text
 from .combination_page import HEADINGS
@@ -35,13 +34,12 @@ from .diagnostic_value import DiagnosticResult
 from .evaluate_command import COMBINATIONS
 from .model_file import ModelFile, load_model_file
 from .report_figures import bland_altman_drawing, montage, roc_drawing, rounds_drawing
-from .session import RELEASES
+from .site_folder import RELEASES
 from .site_results import Example, MeasuredResults, measure_held_out, validation_rounds
 from .synthesis import Synthesizer
 from .table3_page import METHOD, estimate_text, p_text
 
 REPORT = "report.html"
-PHANTOM_RECORD = "phantom.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,9 @@ def write_site_report(config: SiteConfig, options: ReportOptions) -> Path:
         reporter = progress.reporter("preparing scans")
         cohort = examine_cohort(config, grid, progress=reporter, workers=config.workers)
         results = None if file is None else _results(config, cohort, file, options)
-    page = render(config, cohort_report(config, cohort), results, is_phantom=_is_phantom(config))
+        with progress.step("page and figures"):
+            report = cohort_report(config, cohort)
+            page = render(config, report, results, is_phantom=is_phantom(config.manifest))
     path = config.folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, page.encode(), mode=0o600)
@@ -202,9 +202,3 @@ def _combinations(config: SiteConfig) -> list[dict[str, Any]]:
         {"network": row.architecture, "inputs": name_of(row.combination), "metrics": row.metrics}
         for row in table_rows(scores)
     ]
-
-
-def _is_phantom(config: SiteConfig) -> bool:
-    """Whether the cohort is one that ``iedn-simulate`` made."""
-    record = config.manifest.parent / PHANTOM_RECORD
-    return record.exists() and "cohort" in json.loads(record.read_bytes())

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 import typer
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -56,6 +57,15 @@ def showing_progress(*, as_json: bool = False) -> Iterator[None]:
         yield
     finally:
         end()
+
+
+def live_screen() -> Live | None:
+    """A part of the terminal, on stderr, that is drawn again in place; None without a terminal.
+
+    What is logged meanwhile is printed above it.
+    """
+    can_redraw = _errors.is_terminal and not _errors.is_dumb_terminal
+    return Live(console=_errors, auto_refresh=False) if can_redraw else None
 
 
 def print_parts(parts: Iterable[RenderableType]) -> None:
@@ -106,13 +116,21 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     for name in ("iedn", "sites", "client", "server", "simulation"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         logger.propagate = False
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at that moment: bars and screens stand in for it, above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _JsonLines:
@@ -123,23 +141,44 @@ class _JsonLines:
 
 
 class _PlainLines:
-    """A line for a task's end, and one every few seconds before it, with the time left."""
+    """A line for a task's end, and one every few seconds before it, with the time left.
+
+    Work that cannot be counted (0 of 1) has a line at its beginning, and one at its end if it took
+    long.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: dict[str, tuple[float, int]] = {}
         self._last: dict[str, float] = {}
+        self._steps: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = self._clock()
+        if total == 1 and (done == 0 or task in self._steps):
+            self._step(task, now, is_over=done == 1)
+            return
         self._first.setdefault(task, (now, done))
         started = self._last.setdefault(task, now)
         if done < total and now - started < PLAIN_INTERVAL_S:
             return
         self._last[task] = now
         left = _time_left(*self._first[task], now=now, done=done, total=total)
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {task}: {done}/{total}{left}\n")
-        sys.stderr.flush()
+        _say(f"{task}: {done}/{total}{left}")
+
+    def _step(self, task: str, now: float, *, is_over: bool) -> None:
+        if not is_over:
+            self._steps[task] = now
+            _say(f"{task} ...")
+            return
+        seconds = now - self._steps.pop(task)
+        if seconds >= PLAIN_INTERVAL_S:
+            _say(f"{task}: done in {seconds:.0f} s")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 def _time_left(started: float, before: int, *, now: float, done: int, total: int) -> str:
@@ -164,8 +203,10 @@ def _bars() -> Iterator[progress.Sink]:
 
         def sink(task: str, done: int, total: int) -> None:
             if task not in ids:
-                ids[task] = bars.add_task(task, total=total)
-            bars.update(ids[task], completed=done, total=total)
+                # Work that cannot be counted: a bar that moves to and fro.
+                ids[task] = bars.add_task(task, total=None if (done, total) == (0, 1) else total)
+            if done:
+                bars.update(ids[task], completed=done, total=total)
             if done >= total and ":" in task:
                 bars.remove_task(ids.pop(task))
 

@@ -4,7 +4,8 @@ A command line sets a sink; without one, reports are dropped. Like logging, this
 threads that play several sites report into the same sink under different task names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 Sink = Callable[[str, int, int], None]
 
@@ -20,6 +21,14 @@ def report(task: str, done: int, total: int) -> None:
 def reporter(task: str) -> Callable[[int, int], None]:
     """A callback (done, total) that reports under one task's name."""
     return lambda done, total: report(task, done, total)
+
+
+@contextmanager
+def step(task: str) -> Iterator[None]:
+    """Report that the block has begun, and when it has ended: work that cannot be counted."""
+    report(task, 0, 1)
+    yield
+    report(task, 1, 1)
 
 
 def add_sink(sink: Sink) -> Callable[[], None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from iedn import progress
 from iedn.console import new_app, run_command, showing_progress
 from iedn.errors import ConfigError
 
@@ -242,7 +243,9 @@ def report(run_dir: RunDir) -> None:
     from .report import write_report
 
     folder, config = _open(run_dir)
-    print(write_report(folder, config))
+    with showing_progress(), progress.step("page and curves"):
+        path = write_report(folder, config)
+    print(path)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -137,6 +137,7 @@ def join(federation: Federation, call: Call) -> tuple[Federation, Roster]:
     question = Question(
         call.sites, lambda _: to_record(request), "query", "join", needed=call.needed
     )
+    progress.report("sites joined", len(joined), len(config.sites))
     rounds = config.rounds
     patience = Patience(call.wait_s, rounds.offline_grace_s, rounds.poll_interval_s)
     missing = ask(federation.grid, federation.registry, question, on_reply, patience)

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from iedn import progress
 from iedn.console import new_app, run_command, showing_progress
 
 from .prepare import Layout, is_finished, prepare_run, write_phantoms
@@ -85,7 +86,8 @@ def run(
             run_on_flower(folder, federation)
         trained = time.monotonic()
         summary = summarise(folder, federation)
-        montage = write_montage(folder, federation)
+        with progress.step("montage"):
+            montage = write_montage(folder, federation)
         matrix = write_cross_site(folder, federation) if cross_site else {}
     if as_json:
         fields = summary_fields(summary) | ({"cross_site_psnr_db": matrix} if matrix else {})

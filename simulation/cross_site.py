@@ -66,6 +66,7 @@ def best_local_model(name: str, cohort: PreparedCohort, config: FederationConfig
     seed = derive_seed(config.seed, round_number=0, site=name, purpose="local")
 
     def look(step: int, _: float) -> None:
+        progress.report(f"{name}: steps of its own model", step, training.local_steps * rounds)
         if step % training.local_steps == 0 and len(cohort.validation) > 0:
             quality = mean_psnr(model, cohort.validation, config, task=f"{name}: alone")
             if not best or quality >= best[0][0]:

@@ -107,6 +107,7 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
 def _watched(command: list[str], out: Path, config: FederationConfig, **options: Any) -> int:
     """Run a command to its end, reporting the rounds its history has; its exit code."""
     folder, reported = RunFolder(out, config), -1
+    progress.report("rounds", 0, config.rounds.count)  # Ray takes a while to start
     with subprocess.Popen(command, **options) as process:  # noqa: S603  (our own arguments)
         while True:
             commit = folder.last_commit()

@@ -58,9 +58,14 @@ def orientation_findings(file_affine: Affine) -> tuple[Finding, ...]:
     return (Finding("I107", f"stored as {codes}{oblique}; resampled in physical space"),)
 
 
+def mask_volume_ml(mask: Volume) -> float:
+    """Volume of a mask of 0 and 1."""
+    return float(mask.array.sum(dtype=np.float64) * np.prod(mask.spacing)) / 1000.0
+
+
 def mask_findings(mask: Volume) -> tuple[Finding, ...]:
     """W206 for a mask that is too small or too large for a brain."""
-    volume_ml = float(mask.array.sum(dtype=np.float64) * np.prod(mask.spacing)) / 1000.0
+    volume_ml = mask_volume_ml(mask)
     low, high = BRAIN_ML
     if low <= volume_ml <= high:
         return ()

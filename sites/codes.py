@@ -210,6 +210,7 @@ def reference_page() -> str:
         "- **W207**: ADC medians of 0.0003 to 0.003, 0.3 to 3 and 300 to 3000 are mm²/s and its",
         "  thousandths and millionths; CBF 10 to 120 ml/100 g/min; CBV 1 to 8 ml/100 g.",
         "- The same patient at two sites is not noticed: no site sees the other's scans.",
-        "- Images that are shifted against the T1 are not measured; the overlays show them.",
+        "- Images that are shifted against the T1 are no finding where registration is off; the",
+        "  overlays show them, and `check --gallery` measures and sorts them.",
     ]
     return "\n".join(lines) + "\n"

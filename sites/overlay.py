@@ -39,10 +39,7 @@ def write_overlay(path: Path, record: ScanRecord, scan: PreparedScan) -> None:
     Raises:
         ScanError: the CBV file has become unreadable since it was prepared.
     """
-    rows = {str(modality): image for modality, image in scan.images.items()}
-    if scan.cbv is not None and record.cbv is not None:
-        # The target is cut at the mask; a shifted map shows only when it is not.
-        rows[TARGET] = np.maximum(resample(read_volume(record.cbv), scan.geometry.grid), 0.0)
+    rows = shown_images(record, scan)
     planes = chosen_slices(scan.brain_mask)
     size = (_PANEL_INCHES * len(planes) + _MARGIN_INCHES, _PANEL_INCHES * len(rows) + 0.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -57,6 +54,27 @@ def write_overlay(path: Path, record: ScanRecord, scan: PreparedScan) -> None:
     figure.savefig(stream, format="png", dpi=110, facecolor="white", metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     atomic_write_bytes(path, stream.getvalue())
+
+
+def shown_images(record: ScanRecord, scan: PreparedScan) -> dict[str, FloatArray]:
+    """All images of a scan (D, H, W) on its grid, by manifest column; the CBV map not cut.
+
+    Args:
+        record: the scan, with only those files that are used.
+        scan: its arrays.
+
+    Raises:
+        ScanError: the CBV file has become unreadable since it was prepared.
+    """
+    images = {str(modality): image for modality, image in scan.images.items()}
+    if scan.cbv is None or record.cbv is None:
+        return images
+    # The target is cut at the mask; a shifted map shows only when it is not. One that was moved
+    # lies elsewhere than its file says.
+    if any(f.code == "W221" and f.modality == TARGET for f in scan.warnings):
+        return images | {TARGET: scan.cbv}
+    whole = resample(read_volume(record.cbv), scan.geometry.grid)
+    return images | {TARGET: np.maximum(whole, np.float32(0.0))}
 
 
 def chosen_slices(mask: FloatArray) -> list[int]:

@@ -4,12 +4,16 @@ Each line holds the hash of the line before it, so that a changed, removed or in
 found by ``verify``. A line is on disk before what it describes leaves.
 """
 
+import json
 import threading
 from pathlib import Path
 
-from iedn.files import append_line, cut_torn_line
+from iedn.errors import CohortError
+from iedn.files import append_line, complete_lines, cut_torn_line
 
 from .hash_chain import Entry, checked_chain, entry_after, line_of
+
+_TAIL_BYTES = 2**16
 
 
 class ReleaseLog:
@@ -64,3 +68,24 @@ def verify(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     return checked_chain(path.read_text().splitlines(), str(path))
+
+
+def latest(path: Path, most: int) -> list[Entry]:
+    """The last entries, oldest first, from the log's end alone; whether it is whole is not asked.
+
+    Raises:
+        CohortError: a line is none of an entry.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as stream:
+        size, wanted, content = path.stat().st_size, _TAIL_BYTES, b""
+        while content.count(b"\n") <= most and len(content) < size:
+            stream.seek(max(size - wanted, 0))
+            content, wanted = stream.read(), 2 * wanted
+    lines = complete_lines(content).splitlines()[-most:]
+    try:
+        entries = [json.loads(line) for line in lines]
+        return [{**entry, "number": int(entry["number"])} for entry in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CohortError(f"{path}: a line at its end is no entry") from error

@@ -4,10 +4,12 @@ Numbers only, as a frozen record; showing and writing it is the client's. All of
 it names scans, and small counts are not rounded.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 from .codes import CODES, Severity, severity
@@ -16,6 +18,7 @@ from .config import Role, SiteConfig
 from .dataset import PreparedCohort
 
 NO_CBV = "E403"
+PHANTOM_RECORD = "phantom.json"
 
 _PROBLEM = re.compile(r"([EWI]\d{3}) (\S+) (\S+): (.*)", re.DOTALL)
 _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
@@ -152,6 +155,12 @@ def cohort_report(config: SiteConfig, cohort: PreparedCohort) -> CohortReport:
         characteristics={name: characteristics(records) for name, records in parts.items()},
         findings=_findings(cohort),
     )
+
+
+def is_phantom(manifest: Path) -> bool:
+    """Whether a cohort is one that ``iedn-simulate`` made, by the record beside its manifest."""
+    record = manifest.parent / PHANTOM_RECORD
+    return record.exists() and "cohort" in json.loads(record.read_bytes())
 
 
 def characteristics(records: Sequence[ScanRecord]) -> Characteristics:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from iedn import __version__
+from iedn import __version__, progress
 from iedn.modalities import BRAIN_MASK, TARGET, Modality
 
 from .config import SiteProtocol
@@ -62,8 +62,9 @@ def write_bids(manifest: Path, protocol: SiteProtocol) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         rows = _rows(manifest)
-        for row in rows:
+        for done, row in enumerate(rows, start=1):
             _write_scan(partial, manifest.parent, row, protocol)
+            progress.report(f"{manifest.parent.name}: BIDS scans", done, len(rows))
         _write_tables(partial, rows)
         _write_descriptions(partial)
         _write_sidecars(partial, rows, protocol)

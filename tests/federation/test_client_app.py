@@ -1,9 +1,12 @@
 """The real ClientApp: whatever goes wrong at a site, only a code and an incident leave."""
 
+import time
+
 import numpy as np
 import pytest
 from flwr.app import RecordDict
 
+from client import activity
 from client.app import app
 from client.session import forget_sessions
 from iedn.config import PRESETS, TrainingConfig
@@ -52,6 +55,24 @@ def write_site(folder, manifest="manifest.csv"):
 
 def test_missing_site_file(ask):
     assert failure(ask(to_record(JOIN))).code == "ConfigError"
+
+
+def test_what_is_asked_is_reported_with_its_deadline(ask, tmp_path):
+    write_site(tmp_path)
+    reported = []
+    end = activity.add_sink(reported.append)
+    before = time.time()
+    ask(to_record(JOIN))
+    end()
+    (found,) = reported
+    assert (found.state, found.asked, found.run, found.round) == (
+        "working",
+        "capabilities",
+        "run-1",
+        None,
+    )
+    # Flower's messages live for 12 hours unless they say otherwise.
+    assert 12 * 3600 <= found.deadline - before <= 12 * 3600 + 60
 
 
 def test_missing_manifest(ask, tmp_path):

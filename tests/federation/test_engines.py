@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from client.session import RELEASES
+from client.site_folder import RELEASES
 from sites.release_log import verify
 
 COMMAND = [str(Path(sys.executable).parent / "iedn-simulate"), "run", "smoke", "--json"]

@@ -121,7 +121,13 @@ class LoneNode:
         folder.mkdir(parents=True)
         self.log = folder / "node.log"
         settings = NodeSettings(
-            address=address, ca=ca, key=key, port=free_port(), secret=new_secret(), heartbeat_s=10
+            address=address,
+            ca=ca,
+            key=key,
+            port=free_port(),
+            secret=new_secret(),
+            heartbeat_s=10,
+            heard=folder / "heard",
         )
         self.process: subprocess.Popen[bytes] = start_module(
             "client.node",

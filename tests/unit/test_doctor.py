@@ -34,7 +34,7 @@ from client.installation import (
 )
 from client.leaving import what_leaves
 from client.reachability import clock_fact, connection_facts
-from client.session import CLIENT_LOCK
+from client.site_folder import CLIENT_LOCK
 from iedn import console
 from iedn.files import only_process
 from iedn.modalities import Modality

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from client import activity
 from client import executor as module
 from client.executor import Duties, Executor
 
@@ -70,6 +71,17 @@ def test_tasks_are_answered_one_by_one(at):
     at(node).work()
     assert node.answered == ["reply to a", "reply to b"]
     assert node.outcomes == ["completed", "completed"]
+
+
+def test_what_the_executor_does_is_reported(at):
+    node, reported = Node("a"), []
+    made = at(node)
+    looks = iter([True, True, False])
+    made._node_is_up = lambda: next(looks)
+    end = activity.add_sink(lambda found: reported.append(found.state))
+    made.work()
+    end()
+    assert reported == ["sending", "waiting"]
 
 
 def test_answer_that_does_not_reach_the_node_ends_the_work_and_not_the_client(at):

@@ -1,8 +1,10 @@
 """Broken links are not wrong certificates, and a node that has lost a message says so."""
 
+import os
 import socket
 import ssl
 import threading
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from flwr.proto.message_pb2 import PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.retry import make_simple_http_retry_invoker
 
+from client import lossy_links
 from client.lossy_links import ReturningClient, is_broken_link, patient_retrier
 
 NODE = 7
@@ -103,6 +106,35 @@ def test_refusal_is_a_loss_unless_the_run_is_over(status, calls):
         client.PushObject(PushObjectRequest())
     pull(client)
     assert coordinator.calls == ["push-object", *calls]
+
+
+def test_answers_are_noted_once_a_second_and_failures_are_not(monkeypatch, tmp_path):
+    heard, clock = tmp_path / "heard", [100.0]
+    monkeypatch.setattr(ReturningClient, "heard", heard)
+    monkeypatch.setattr(lossy_links, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    _, client = signed_in(httpx.ConnectError("refused"), 503)
+    heard.unlink()  # signing in was answered
+    clock[0] = 110.0
+    for error in (httpx.ConnectError, httpx.HTTPStatusError):
+        with pytest.raises(error):
+            pull(client)
+    assert not heard.exists()
+    pull(client)
+    assert heard.stat().st_mode & 0o077 == 0
+    os.utime(heard, (5, 5))
+    clock[0] = 110.5
+    pull(client)
+    assert heard.stat().st_mtime == 5
+    clock[0] = 111.5
+    pull(client)
+    assert heard.stat().st_mtime > 5
+
+
+def test_a_note_that_cannot_be_made_costs_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(ReturningClient, "heard", tmp_path / "no-such-folder" / "heard")
+    coordinator, client = signed_in()
+    pull(client)
+    assert coordinator.calls == ["pull-messages"]
 
 
 def test_node_that_is_offline_already_signs_in_all_the_same():

@@ -1,0 +1,11 @@
+"""Names of what a client keeps in its site's folder, apart from what only one module knows."""
+
+RELEASES = "releases.jsonl"
+CLIENT_LOCK = ".client"
+"""Held by the client that answers for the site."""
+STATUS = "status.json"
+"""What that client does now."""
+NODE = "node"
+"""Folder of the site's Flower node."""
+HEARD = "heard"
+"""In the node's folder: its time is when the coordinator has last answered the node."""
