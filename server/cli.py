@@ -22,10 +22,14 @@ app = new_app()
 RunDir = Annotated[Path, typer.Argument(help="The run folder.", metavar="DIR")]
 RunDirOption = Annotated[Path, typer.Option("--dir", help="The run folder.", metavar="DIR")]
 SiteArgument = Annotated[str, typer.Argument(help="A site of federation.toml.")]
+PagePort = Annotated[
+    int, typer.Option("--page-port", "--port", min=0, max=65535, help="Of the page; 0: a free one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 HERE = Path()
 WATCH_S = 1.0
+PAGE_PORT = 8418
 
 
 @app.callback()
@@ -206,13 +210,32 @@ def _watch(run_dir: Path) -> None:
 
 
 @app.command()
-def start(run_dir: RunDir, as_json: AsJson = False) -> None:
+def page(run_dir: RunDir, port: PagePort = PAGE_PORT) -> None:
+    """Serve a page that shows what status says, as it changes; beside a run or after it.
+
+    The page is on this machine only (127.0.0.1). It reads the run folder and changes nothing.
+    """
+    from .page.serving import serve
+
+    text = "live page on {}; Ctrl-C ends the page, and nothing else"
+    serve(run_dir, port, announce=lambda address: print(text.format(address), flush=True))
+
+
+@app.command()
+def start(
+    run_dir: RunDir,
+    with_page: Annotated[
+        bool, typer.Option("--page", help="Serve the live page too, on 127.0.0.1.")
+    ] = False,
+    page_port: PagePort = PAGE_PORT,
+    as_json: AsJson = False,
+) -> None:
     """Serve the sites and run the federation; the same command goes on after any stop."""
     from .run_folder import BEST
     from .start import start as start_run
 
     with showing_progress(as_json=as_json):
-        result = start_run(run_dir)
+        result = start_run(run_dir, page_port=page_port if with_page else None)
     if as_json:
         print(json.dumps(vars(result), indent=2))
         return
