@@ -32,8 +32,6 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-_ENDING_S = 5
-
 
 class Guard:
     """ASGI middleware that every request and answer of a page passes.
@@ -109,8 +107,8 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{LOOPBACK}:{listener.getsockname()[1]}/"
 
 
-def serve_on(listener: socket.socket, app: ASGIApp) -> None:
-    """Serve an application until interrupted."""
+def serve_on(listener: socket.socket, app: ASGIApp, *, ending_s: int = 5) -> None:
+    """Serve an application until interrupted; then its open requests have ``ending_s`` seconds."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -118,7 +116,7 @@ def serve_on(listener: socket.socket, app: ASGIApp) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_ENDING_S,
+        timeout_graceful_shutdown=ending_s,
     )
     uvicorn.Server(config).run(sockets=[listener])
 

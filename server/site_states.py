@@ -9,16 +9,11 @@ from typing import Any
 
 from .config import FederationConfig
 from .history import Event
-from .standing import Facts, last_seen, rounds
+from .standing import GONE, Facts, last_seen, reason_of, rounds
 
 HERE = frozenset({"working", "replied", "waiting", "idle", "took part"})
 """States of a site that is there, or was at the last look."""
 
-_GONE = {
-    "offline": "offline: no sign of life",
-    "late": "no reply before the deadline",
-    "revoked": "its admission was revoked",
-}
 _WELL = ("accepted", "joined", "received")
 _TURNED_DOWN = ("refused", "failed")
 
@@ -79,13 +74,6 @@ def site_states(
     return found
 
 
-def reason_of(entry: Mapping[str, Any]) -> str:
-    """Why a roster's entry is not accepted, as one phrase."""
-    said = ": ".join(str(entry[key]) for key in ("code", "reason") if entry.get(key))
-    status = str(entry["status"])
-    return said or _GONE.get(status, f"its message was lost ({status})")
-
-
 def pasts_of(config: FederationConfig, events: list[Event]) -> dict[str, Past]:
     """What the history says of every site of the federation, by name."""
     seen = last_seen(events)
@@ -115,7 +103,7 @@ def _now(site: str, now: Mapping[str, Any], past: Past) -> tuple[str, str]:
     if state == "offline":
         if not past.has_joined:
             return "never seen", "has not joined yet: is it admitted, and its client started?"
-        return "missing", f"{label}: {_GONE['offline']}; awaited until the deadline"
+        return "missing", f"{label}: {GONE['offline']}; awaited until the deadline"
     if state == "missing":
         return "missing", f"{label}: {reason_of({'status': now.get('reasons', {}).get(site)})}"
     words = {"working": "asked, at work", "replied": "has replied"}
@@ -128,7 +116,7 @@ def _not_asked(site: str, now: Mapping[str, Any], past: Past) -> tuple[str, str]
         return "refused", past.said
     if past.status in _WELL:
         if is_online is False:
-            return "missing", f"{_GONE['offline']}; not asked now"
+            return "missing", f"{GONE['offline']}; not asked now"
         return "idle", "joined; not asked now"
     if is_online:
         return "waiting", "online; asked at the next round"

@@ -11,6 +11,13 @@ from .history import Event
 CURVES = ("psnr_db", "ssim_percent")
 """Metrics that are followed round by round; of both, more is better."""
 
+GONE = {
+    "offline": "offline: no sign of life",
+    "late": "no reply before the deadline",
+    "revoked": "its admission was revoked",
+}
+"""Why a site has not replied, by what a roster says of it."""
+
 Facts = dict[str, Any]
 
 
@@ -152,13 +159,19 @@ def not_accepted(events: list[Event]) -> list[Facts]:
             "place": place,
             "site": site,
             "status": entry["status"],
-            "code": entry.get("code"),
-            "reason": entry.get("reason"),
+            "why": reason_of(entry),
         }
         for event, place in _places(events)
         for site, entry in event["roster"].items()
         if entry["status"] not in ("accepted", "joined", "received")
     ]
+
+
+def reason_of(entry: Mapping[str, Any]) -> str:
+    """Why a roster's entry is not accepted, as one phrase."""
+    said = ": ".join(str(entry[key]) for key in ("code", "reason") if entry.get(key))
+    status = str(entry["status"])
+    return said or GONE.get(status, f"its message was lost ({status})")
 
 
 def last_seen(events: list[Event]) -> dict[str, tuple[str, Facts]]:

@@ -12,9 +12,7 @@ from server.status import Document
 _log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-PROBLEM = (
-    "The run's files cannot be read; what iedn-server status prints on this machine says why."
-)
+PROBLEM = "The run's files cannot be read; what iedn-server status prints on this machine says why."
 
 
 @dataclass(frozen=True)

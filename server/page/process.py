@@ -8,7 +8,7 @@ from iedn.process import end_with_parent
 from server.status import RunWatch
 
 from .app import create_app
-from .serving import PageSettings
+from .serving import ENDING_S, PageSettings
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     settings = PageSettings.model_validate_json(sys.stdin.buffer.read())
     with socket.socket(fileno=settings.descriptor) as listener:
         port = listener.getsockname()[1]
-        serve_on(listener, create_app(RunWatch(settings.folder).document, port))
+        serve_on(listener, create_app(RunWatch(settings.folder).document, port), ending_s=ENDING_S)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from .app import create_app
 _log = logging.getLogger(__name__)
 
 PAGE_LOG = "page.log"
+ENDING_S = 1
+"""For the streams of the pages that are open; they never end by themselves."""
 
 
 class PageSettings(FrozenModel):
@@ -48,7 +50,7 @@ def serve(folder: Path, port: int, *, announce: Callable[[str], None]) -> None:
     watch.config()
     with bound_socket(port) as listener:
         announce(address_of(listener))
-        serve_on(listener, create_app(watch.document, listener.getsockname()[1]))
+        serve_on(listener, create_app(watch.document, listener.getsockname()[1]), ending_s=ENDING_S)
 
 
 @contextmanager
@@ -91,5 +93,9 @@ def _watch(child: subprocess.Popen[bytes], ending: threading.Event, folder: Path
     code = child.wait()
     if not ending.is_set():
         again = f"`iedn-server page {folder}` serves it again"
-        _log.warning("the live page has ended (code %s, %s); the run goes on; %s", code,
-                     folder / PAGE_LOG, again)
+        _log.warning(
+            "the live page has ended (code %s, %s); the run goes on; %s",
+            code,
+            folder / PAGE_LOG,
+            again,
+        )
