@@ -81,8 +81,8 @@ class Guard:
         return None
 
 
-def bound_socket(port: int, option: str = "--port") -> socket.socket:
-    """A socket that is bound to a port of 127.0.0.1; its owner closes it.
+def listening_socket(port: int, option: str = "--port") -> socket.socket:
+    """A socket that listens on a port of 127.0.0.1; its owner closes it.
 
     Args:
         port: 0 is any free one.
@@ -95,6 +95,7 @@ def bound_socket(port: int, option: str = "--port") -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen()
     except OSError as error:
         listener.close()
         problem = f"the port cannot be used: {error.strerror}"
@@ -113,6 +114,7 @@ def serve_on(listener: socket.socket, app: ASGIApp, *, ending_s: int = 5) -> Non
 
     config = uvicorn.Config(
         app,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,

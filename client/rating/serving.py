@@ -25,7 +25,7 @@ def serve(
         ConfigError: FastAPI is not installed, the port is taken, or the study is being served.
     """
     try:
-        from iedn.loopback import bound_socket, serve_on
+        from iedn.loopback import listening_socket, serve_on
 
         from .app import create_app
     except ImportError as error:
@@ -36,6 +36,6 @@ def serve(
     with only_process(folder / LOCK) as is_only:
         if not is_only:
             raise ConfigError("this study's page is being served already", where=str(folder))
-        with bound_socket(port) as listener:
+        with listening_socket(port) as listener:
             announce()
             serve_on(listener, create_app(folder, port, idle=idle))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from iedn.config import FrozenModel
 from iedn.errors import ConfigError
-from iedn.loopback import address_of, bound_socket, serve_on
+from iedn.loopback import address_of, listening_socket, serve_on
 from iedn.process import start_module, stop_child
 from server.status import RunWatch
 
@@ -48,7 +48,7 @@ def serve(folder: Path, port: int, *, announce: Callable[[str], None]) -> None:
     """
     watch = RunWatch(folder)
     watch.config()
-    with bound_socket(port) as listener:
+    with listening_socket(port) as listener:
         announce(address_of(listener))
         serve_on(listener, create_app(watch.document, listener.getsockname()[1]), ending_s=ENDING_S)
 
@@ -73,7 +73,7 @@ def page_beside(folder: Path, port: int) -> Iterator[None]:
 
 def _started(folder: Path, port: int) -> subprocess.Popen[bytes] | None:
     try:
-        with bound_socket(port, "--page-port") as listener:
+        with listening_socket(port, "--page-port") as listener:
             settings = PageSettings(folder=folder.absolute(), descriptor=listener.fileno())
             child = start_module(
                 "server.page.process",
