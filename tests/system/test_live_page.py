@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tomllib
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ import tomli_w
 from playwright.sync_api import expect
 
 from iedn.modalities import Modality
-from tests.deployment import TRAINERS, commits, deployment, environment, free_port, wait_until
+from tests.deployment import BIN, TRAINERS, commits, deployment, environment, free_port, wait_until
 from tests.system.browser import PATIENCE_MS, Visitor, needs_chromium, serious
 from tests.system.scenarios import trainers_only
 
@@ -36,7 +37,13 @@ class Page:
         self.base = f"http://127.0.0.1:{self.port}/"
 
     def start(self):
-        command = ["iedn-server", "page", str(self.deployed.run), "--port", str(self.port)]
+        command = [
+            str(BIN / "iedn-server"),
+            "page",
+            str(self.deployed.run),
+            "--port",
+            str(self.port),
+        ]
         self.deployed._start("page", command)
 
     def wait(self):
@@ -61,7 +68,7 @@ def configure(deployed, **rounds):
 
 
 def start_server(deployed, *options):
-    deployed._start("server", ["iedn-server", "start", str(deployed.run), *options])
+    deployed._start("server", [str(BIN / "iedn-server"), "start", str(deployed.run), *options])
 
 
 def rounds_with(deployed, site, status):
@@ -226,7 +233,7 @@ STRAY = """() => {
 
 
 def run_status(deployed):
-    command = ["iedn-server", "status", str(deployed.run), "--json"]
+    command = [str(BIN / "iedn-server"), "status", str(deployed.run), "--json"]
     done = subprocess.run(command, env=environment(), capture_output=True, check=True)
     return done.stdout
 
@@ -242,7 +249,7 @@ def found_at(document, path):
 
 def written(value, form):
     if value is None:
-        return "–"
+        return "\N{EN DASH}"
     if form == "bytes":
         return written_bytes(value)
     if form == "seconds":
@@ -252,17 +259,22 @@ def written(value, form):
         "text": str,
         "count": str,
         "length": lambda v: str(len(v)),
-        "fixed2": lambda v: f"{v:.2f}",
-        "fixed3": lambda v: f"{v:.3f}",
+        "fixed2": lambda v: rounded(v, 2),
+        "fixed3": lambda v: rounded(v, 3),
         "utc": lambda v: v[:10] + " " + v[11:19],
         "epoch": lambda v: datetime.fromtimestamp(v, UTC).strftime("%Y-%m-%d %H:%M:%S"),
     }[form](value)
 
 
+def rounded(value, digits):
+    """As a browser does: the exact value of the float, halves away from zero."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
 def written_bytes(value):
     for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
         if value >= 1000**power:
-            return f"{value / 1000**power:.1f} {unit}"
+            return f"{rounded(value / 1000**power, 1)} {unit}"
     return f"{value} B"
 
 
