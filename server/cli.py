@@ -22,9 +22,6 @@ app = new_app()
 RunDir = Annotated[Path, typer.Argument(help="The run folder.", metavar="DIR")]
 RunDirOption = Annotated[Path, typer.Option("--dir", help="The run folder.", metavar="DIR")]
 SiteArgument = Annotated[str, typer.Argument(help="A site of federation.toml.")]
-PagePort = Annotated[
-    int, typer.Option("--page-port", "--port", min=0, max=65535, help="Of the page; 0: a free one.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 HERE = Path()
@@ -210,7 +207,12 @@ def _watch(run_dir: Path) -> None:
 
 
 @app.command()
-def page(run_dir: RunDir, port: PagePort = PAGE_PORT) -> None:
+def page(
+    run_dir: RunDir,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: a free one.")
+    ] = PAGE_PORT,
+) -> None:
     """Serve a page that shows what status says, as it changes; beside a run or after it.
 
     The page is on this machine only (127.0.0.1). It reads the run folder and changes nothing.
@@ -225,17 +227,20 @@ def page(run_dir: RunDir, port: PagePort = PAGE_PORT) -> None:
 def start(
     run_dir: RunDir,
     with_page: Annotated[
-        bool, typer.Option("--page", help="Serve the live page too, on 127.0.0.1.")
+        bool, typer.Option("--page", help=f"Serve the live page too, on 127.0.0.1:{PAGE_PORT}.")
     ] = False,
-    page_port: PagePort = PAGE_PORT,
+    page_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The same on this port; 0: a free one.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the sites and run the federation; the same command goes on after any stop."""
     from .run_folder import BEST
     from .start import start as start_run
 
+    port = PAGE_PORT if with_page and page_port is None else page_port
     with showing_progress(as_json=as_json):
-        result = start_run(run_dir, page_port=page_port if with_page else None)
+        result = start_run(run_dir, page_port=port)
     if as_json:
         print(json.dumps(vars(result), indent=2))
         return
