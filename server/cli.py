@@ -273,6 +273,18 @@ def report(run_dir: RunDir) -> None:
     print(write_report(folder, config))
 
 
+@app.command(name="export-tensorboard")
+def export_tensorboard(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Argument(help="A new folder.", metavar="OUT")],
+) -> None:
+    """Write the history as TensorBoard's event files (extra "tensorboard")."""
+    from .tensorboard import export
+
+    folder, _ = _open(run_dir)
+    print(f"{export(folder.events(), out)} points; next: tensorboard --logdir {out}")
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import tomli_w
 
+from server.config import FederationConfig
+from server.run_folder import lock_of
+
 SITES = ("site-a", "site-b", "site-c", "site-d", "site-x")
 GROUPS = ("decoder", "encoder.ASL", "encoder.T1WI")
 
@@ -84,8 +87,10 @@ def troubled(rounds=3):
 def write_run(folder: Path, events, *, config=None, snapshot=None, heard_ago_s=0.0):
     """A run folder; with a snapshot, a coordinator is at work, or was so many seconds ago."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "federation.toml").write_text(tomli_w.dumps(config or federation()))
-    (folder / "federation.lock.json").write_text("{}")
+    content = config or federation()
+    (folder / "federation.toml").write_text(tomli_w.dumps(content))
+    lock = lock_of(FederationConfig.model_validate(content))
+    (folder / "federation.lock.json").write_text(json.dumps(lock))
     (folder / "history.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     if snapshot is not None:
         path, now = folder / "live.json", time.time()

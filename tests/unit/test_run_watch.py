@@ -8,7 +8,7 @@ import pytest
 import server.cli
 from iedn.errors import CheckpointError, ConfigError
 from server.config import load_federation
-from server.run_folder import RunFolder, lock_of
+from server.run_folder import RunFolder
 from server.status import RunWatch, facts_of
 from tests.told import commit, federation, snapshot, troubled, write_run
 
@@ -53,7 +53,6 @@ def test_document_of_a_run_in_which_much_went_wrong(tmp_path):
 def test_status_prints_what_the_page_is_sent(tmp_path, call):
     write_run(tmp_path, troubled())
     config = load_federation(tmp_path / "federation.toml")
-    (tmp_path / "federation.lock.json").write_text(json.dumps(lock_of(config)))
     code, out, _ = call(server.cli.main, "status", tmp_path, "--json")
     assert code == 0
     assert json.loads(out) == RunWatch(tmp_path).document()
