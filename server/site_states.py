@@ -111,7 +111,7 @@ def _now(site: str, now: Mapping[str, Any], past: Past) -> tuple[str, str]:
 
 
 def _not_asked(site: str, now: Mapping[str, Any], past: Past) -> tuple[str, str]:
-    is_online = site in now["online"] if now.get("online") else None
+    is_online = site in now["online"] if "online" in now else None
     if past.status in _TURNED_DOWN:
         return "refused", past.said
     if past.status in _WELL:

@@ -7,6 +7,7 @@ cannot differ.
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -43,6 +44,19 @@ class Looked(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What so many events of a run tell; made again only when there are more."""
+
+    num_events: int
+    config: FederationConfig
+    document: Document
+    pasts: Mapping[str, Past]
+
+    def is_of(self, events: list[Event], config: FederationConfig) -> bool:
+        return self.num_events == len(events) and self.config is config
+
+
 class RunWatch:
     """Looks at a run folder again and again; writes nothing, and reads only what is new.
 
@@ -54,7 +68,7 @@ class RunWatch:
         self.path = path
         self._history = History(path / HISTORY)
         self._config: tuple[float, FederationConfig] | None = None
-        self._told: tuple[tuple[int, int], Document, dict[str, Past]] | None = None
+        self._told: _Told | None = None
 
     def events(self) -> list[Event]:
         """All complete lines of the history.
@@ -84,12 +98,11 @@ class RunWatch:
             CheckpointError: a line of the history is damaged.
         """
         config, events = self.config(), self.events()
-        known = (len(events), id(config))
-        if self._told is None or self._told[0] != known:
-            told = _plain(_told_by_history(events, config))
-            self._told = (known, told, pasts_of(config, events))
-        _, told, pasts = self._told
-        return told | _plain(_told_by_now(self.path, events, config, pasts))
+        if self._told is None or not self._told.is_of(events, config):
+            document = _plain(_told_by_history(events, config))
+            self._told = _Told(len(events), config, document, pasts_of(config, events))
+        now = _told_by_now(self.path, events, config, self._told.pasts)
+        return self._told.document | _plain(now)
 
 
 def facts_of(folder: Looked, config: FederationConfig) -> Document:

@@ -38,6 +38,9 @@ export function showCurves(page) {
   showNumbers(page);
 }
 
+// What a site looks like goes by its place in the federation, the same in every curve.
+const placeOf = (site, sites) => Math.max(sites.indexOf(site), 0);
+
 function showMetric(page, metric) {
   const worst = page.worst_now[metric]?.site ?? null;
   const curves = page.curves[metric];
@@ -71,7 +74,7 @@ function chart(curves, sites, worst, title) {
       "aria-label": `${title} by round, ${lines.length} sites${text}. Numbers are in the table below.`,
     },
     ...axes(x, y, { low, high, step, first, last }),
-    ...lines.map((site) => curve(curves[site], sites.indexOf(site), { x, y, site, worst })),
+    ...lines.map((site) => curve(curves[site], placeOf(site, sites), { x, y, site, worst })),
   );
 }
 
@@ -127,7 +130,7 @@ function legend(page, metric, worst) {
   const last = (site) => curves[site].at(-1)[1];
   const sites = Object.keys(curves).sort((a, b) => last(b) - last(a));
   const items = sites.map((site) => {
-    const number = page.sites.indexOf(site);
+    const number = placeOf(site, page.sites);
     const path = ["curves", metric, site, curves[site].length - 1];
     return element(
       "li",
