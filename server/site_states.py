@@ -103,7 +103,7 @@ def _now(site: str, now: Mapping[str, Any], past: Past) -> tuple[str, str]:
     if state == "offline":
         if not past.has_joined:
             return "never seen", "has not joined yet: is it admitted, and its client started?"
-        return "missing", f"{label}: {GONE['offline']}; awaited until the deadline"
+        return "missing", f"{label}: {GONE['offline']}; waited for until the deadline at most"
     if state == "missing":
         return "missing", f"{label}: {reason_of({'status': now.get('reasons', {}).get(site)})}"
     words = {"working": "asked, at work", "replied": "has replied"}

@@ -82,7 +82,7 @@ def deployed(tmp_path):
     content = trainers_only(rounds=MANY)
     content["rounds"] |= {"quorum": 2}
     with deployment(tmp_path, content) as made:
-        configure(made, deadline_s=30.0, offline_grace_s=2.0)
+        configure(made, deadline_s=60.0, offline_grace_s=2.0)
         yield made
 
 
