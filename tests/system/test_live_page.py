@@ -126,7 +126,7 @@ def lose_and_regain(seat, deployed, tmp_path):
     assert serious(seat) == [], "with a missing site"
     wait_until(lambda: not_accepted(deployed), LONG_S, "a round is committed without it")
     number, status = not_accepted(deployed)
-    roster = f"#rounds tr:has(th:text-is('{number}'))"
+    roster = f"#rounds tr:has(th span:text-is('{number}'))"
     seat.says(roster, status)
     seat.says("#refusals", f"round {number}")
     deployed.start_site(LOST)
