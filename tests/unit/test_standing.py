@@ -103,7 +103,10 @@ def test_sites_of_a_run_that_goes_on():
     assert found == {
         "site-a": ("working", "round 4: asked, at work"),
         "site-b": ("replied", "round 4: has replied"),
-        "site-c": ("missing", "round 4: offline: no sign of life; waited for until the deadline at most"),
+        "site-c": (
+            "missing",
+            "round 4: offline: no sign of life; waited for until the deadline at most",
+        ),
         "site-d": (
             "never seen",
             "has not joined yet: is it admitted, and its client started?",
