@@ -9,9 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
-
-from tests.system.browser import CHROMIUM, FLAGS
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests", "benchmarks")
@@ -19,6 +16,10 @@ SOURCES = ("iedn", "sites", "client", "server", "simulation", "tests", "benchmar
 
 @pytest.fixture(scope="module")
 def browser():
+    from playwright.sync_api import sync_playwright
+
+    from tests.system.browser import CHROMIUM, FLAGS
+
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield made
