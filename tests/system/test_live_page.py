@@ -132,10 +132,12 @@ def lose_and_regain(seat, deployed, tmp_path):
     deployed.start_site(LOST)
     back = commits(deployed.run)[-1]["round"]
     wait_until(
-        lambda: [n for n in rounds_with(deployed, LOST, "accepted") if n > back],
+        lambda: rounds_with(deployed, LOST, "accepted")[-1] > back,
         LONG_S,
         "the site is in a round again",
     )
+    number = rounds_with(deployed, LOST, "accepted")[-1]
+    seat.says(f"#rounds tr:has(th span:text-is('{number}'))", "3 of 3")
     seat.says("#here-more", "none missing")
     expect(seat.page.locator(row)).not_to_contain_text("missing", timeout=PATIENCE_MS)
     seat.page.screenshot(path=tmp_path / "live-back.png", full_page=True)
@@ -151,12 +153,14 @@ def not_accepted(deployed):
 
 
 def stop_and_finish(seat, deployed):
-    """Ctrl-C; the same command with fewer rounds to do ends the run."""
-    deployed.stop("server")
+    """Ctrl-C everywhere; the same commands, with one more round to do, end the run."""
+    deployed.stop("server", *deployed.sites)
     seat.says("#state", "Stopped")
     seat.says("#note", "goes on from the last committed round")
     configure(deployed, count=int(commits(deployed.run)[-1]["round"]) + 1)
     start_server(deployed, "--page", "--page-port", "0")
+    for site in deployed.sites:
+        deployed.start_site(site)
     assert deployed.wait_for_end() == 0, deployed.log("server")
     seat.says("#state", "Finished")
 
