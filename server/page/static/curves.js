@@ -64,6 +64,8 @@ function chart(curves, sites, worst, title) {
       ? (LEFT + WIDTH - RIGHT) / 2
       : LEFT + 8 + ((round - first) / (last - first)) * (WIDTH - LEFT - RIGHT - 16);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+  const validated = [...new Set(rounds)].sort((a, b) => a - b);
+  const scale = { x, y, validated };
   const lines = Object.keys(curves).sort((a, b) => (a === worst) - (b === worst));
   const text = worst ? `; the worst site is ${worst}` : "";
   return drawn(
@@ -74,7 +76,7 @@ function chart(curves, sites, worst, title) {
       "aria-label": `${title} by round, ${lines.length} sites${text}. Numbers are in the table below.`,
     },
     ...axes(x, y, { low, high, step, first, last }),
-    ...lines.map((site) => curve(curves[site], placeOf(site, sites), { x, y, site, worst })),
+    ...lines.map((site) => curve(curves[site], placeOf(site, sites), { ...scale, site, worst })),
   );
 }
 
@@ -109,17 +111,33 @@ function axes(x, y, { low, high, step, first, last }) {
   return parts;
 }
 
-function curve(points, number, { x, y, site, worst }) {
+const written = ([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`;
+
+// A line is broken where a round was validated without the site: nothing is made up in between.
+function unbroken(points, validated) {
+  const runs = [];
+  let before = null;
+  for (const point of points) {
+    const place = validated.indexOf(point[0]);
+    if (before === null || place !== before + 1) runs.push([]);
+    runs.at(-1).push(point);
+    before = place;
+  }
+  return runs;
+}
+
+function curve(points, number, { x, y, validated, site, worst }) {
   const isWorst = site === worst;
-  const places = points.map(([round, value]) => [x(round), y(value)]);
-  const end = places.at(-1);
-  const marked = places.length <= MOST_MARKED ? places : [end];
+  const runs = unbroken(points, validated).map((run) => run.map(([r, v]) => [x(r), y(v)]));
+  const end = runs.at(-1).at(-1);
+  const alone = runs.filter((run) => run.length === 1).map(([place]) => place);
+  const marked = points.length <= MOST_MARKED ? runs.flat() : [...alone, end];
   const mark = MARKS[number % MARKS.length];
-  const line = places.map(([a, b]) => `${a.toFixed(1)},${b.toFixed(1)}`).join(" ");
+  const line = { class: isWorst ? "curve worst" : "curve" };
   return drawn(
     "g",
     { class: `s${number % COLOURS}` },
-    drawn("polyline", { class: isWorst ? "curve worst" : "curve", points: line }),
+    ...runs.map((run) => drawn("polyline", { ...line, points: run.map(written).join(" ") })),
     drawn("g", { class: "mark" }, ...marked.map(([a, b]) => mark(a, b))),
     isWorst ? drawn("circle", { class: "ring", cx: end[0], cy: end[1], r: 9 }) : null,
   );
