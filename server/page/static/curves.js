@@ -58,13 +58,14 @@ function chart(curves, sites, worst, title) {
   const points = Object.values(curves).flat();
   const rounds = points.map(([round]) => round);
   const [low, high, step] = nice(points.map(([, value]) => value));
-  const [first, last] = [Math.min(...rounds), Math.max(...rounds)];
+  const [first, last] = extremes(rounds);
   const x = (round) =>
     last === first
       ? (LEFT + WIDTH - RIGHT) / 2
       : LEFT + 8 + ((round - first) / (last - first)) * (WIDTH - LEFT - RIGHT - 16);
   const y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-  const validated = [...new Set(rounds)].sort((a, b) => a - b);
+  const order = [...new Set(rounds)].sort((a, b) => a - b);
+  const validated = new Map(order.map((round, place) => [round, place]));
   const scale = { x, y, validated };
   const lines = Object.keys(curves).sort((a, b) => (a === worst) - (b === worst));
   const text = worst ? `; the worst site is ${worst}` : "";
@@ -80,13 +81,20 @@ function chart(curves, sites, worst, title) {
   );
 }
 
-// Whole steps of 1, 2 or 5 times a power of ten around the values.
+const extremes = (values) =>
+  values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
+
+// The smallest of 1, 2 or 5 times a power of ten that takes no more steps than that.
+function stepOf(span, most) {
+  const power = 10 ** Math.floor(Math.log10(span / most));
+  return [1, 2, 5, 10].map((n) => n * power).find((n) => span / n <= most);
+}
+
+// Whole steps around the values.
 function nice(values) {
-  const least = Math.min(...values);
-  const most = Math.max(...values);
+  const [least, most] = extremes(values);
   const span = Math.max(most - least, 0.01 * Math.abs(most), 1e-6);
-  const power = 10 ** Math.floor(Math.log10(span / 4));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => span / n <= 5);
+  const step = stepOf(span, 5);
   const low = Math.floor((least - 0.02 * span) / step) * step;
   const high = Math.ceil((most + 0.02 * span) / step) * step;
   return [low, high, step];
@@ -102,8 +110,8 @@ function axes(x, y, { low, high, step, first, last }) {
       drawn("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)),
     );
   }
-  const every = Math.max(1, Math.ceil((last - first) / 8));
-  for (let round = first; round <= last; round += every) {
+  const every = Math.max(1, stepOf(Math.max(last - first, 1), 8));
+  for (let round = Math.ceil(first / every) * every; round <= last; round += every) {
     const place = { x: x(round), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" };
     parts.push(drawn("text", place, String(round)));
   }
@@ -118,7 +126,7 @@ function unbroken(points, validated) {
   const runs = [];
   let before = null;
   for (const point of points) {
-    const place = validated.indexOf(point[0]);
+    const place = validated.get(point[0]);
     if (before === null || place !== before + 1) runs.push([]);
     runs.at(-1).push(point);
     before = place;
