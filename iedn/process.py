@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,7 +46,12 @@ def _bypass() -> dict[str, str]:
 
 
 def start_module(
-    module: str, settings: bytes, *, environment: Mapping[str, str], log: Path
+    module: str,
+    settings: bytes,
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    inherited: Collection[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start ``python -m module`` as a child; it reads ``settings`` from its standard input.
 
@@ -57,6 +62,7 @@ def start_module(
         settings: what the module's main reads to the end of its input.
         environment: the child's environment.
         log: the child's output is appended to this file (mode 0600).
+        inherited: open files of this process that are the child's too.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as stream:
@@ -66,6 +72,7 @@ def start_module(
             stdout=stream,
             stderr=stream,
             env=dict(environment),
+            pass_fds=tuple(inherited),
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
     if child.stdin is not None:

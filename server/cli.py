@@ -27,6 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 HERE = Path()
 WATCH_S = 1.0
+PAGE_PORT = 8418
 
 
 @app.callback()
@@ -207,13 +208,40 @@ def _watch(run_dir: Path) -> None:
 
 
 @app.command()
-def start(run_dir: RunDir, as_json: AsJson = False) -> None:
+def page(
+    run_dir: RunDir,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: a free one.")
+    ] = PAGE_PORT,
+) -> None:
+    """Serve a page that shows what status says, as it changes; beside a run or after it.
+
+    The page is on this machine only (127.0.0.1). It reads the run folder and changes nothing.
+    """
+    from .page.serving import serve
+
+    text = "live page on {}; Ctrl-C ends the page, and nothing else"
+    serve(run_dir, port, announce=lambda address: print(text.format(address), flush=True))
+
+
+@app.command()
+def start(
+    run_dir: RunDir,
+    with_page: Annotated[
+        bool, typer.Option("--page", help=f"Serve the live page too, on 127.0.0.1:{PAGE_PORT}.")
+    ] = False,
+    page_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The same on this port; 0: a free one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Serve the sites and run the federation; the same command goes on after any stop."""
     from .run_folder import BEST
     from .start import start as start_run
 
+    port = PAGE_PORT if with_page and page_port is None else page_port
     with showing_progress(as_json=as_json):
-        result = start_run(run_dir)
+        result = start_run(run_dir, page_port=port)
     if as_json:
         print(json.dumps(vars(result), indent=2))
         return
@@ -246,6 +274,18 @@ def report(run_dir: RunDir) -> None:
     with showing_progress(), progress.step("page and curves"):
         path = write_report(folder, config)
     print(path)
+
+
+@app.command(name="export-tensorboard")
+def export_tensorboard(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Argument(help="A new folder.", metavar="OUT")],
+) -> None:
+    """Write the history as TensorBoard's event files (extra "tensorboard")."""
+    from .tensorboard import export
+
+    folder, _ = _open(run_dir)
+    print(f"{export(folder.events(), out)} points; next: tensorboard --logdir {out}")
 
 
 def _listed(text: str) -> tuple[str, ...]:

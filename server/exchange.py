@@ -179,6 +179,8 @@ class _Exchange:
             round(self.elapsed(), 1),
             self.patience.deadline_s,
             {site: self._state(site, online) for site in sorted(self.question.sites)},
+            dict(sorted(self.missing.items())),
+            tuple(sorted(online)),
         )
 
     def _state(self, site: str, online: Collection[str]) -> live.SiteState:

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -220,21 +220,3 @@ def superlink(folder: Path, listen: ListenConfig) -> Iterator[Link]:
         yield link
     finally:
         link.close()
-
-
-def repeat_in_background(action: Callable[[], None], interval_s: float) -> Callable[[], None]:
-    """Do something every so often in a thread; returns a function that ends this."""
-    ending = threading.Event()
-
-    def loop() -> None:
-        while not ending.wait(interval_s):
-            action()
-
-    thread = threading.Thread(target=loop, name="background", daemon=True)
-    thread.start()
-
-    def end() -> None:
-        ending.set()
-        thread.join()
-
-    return end

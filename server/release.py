@@ -20,8 +20,8 @@ from .config import FederationConfig
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
 from .history import Event
-from .report import finished
 from .run_folder import RunFolder
+from .standing import finished
 
 CARD = "best.card.json"
 

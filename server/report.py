@@ -23,6 +23,7 @@ from .evaluation import over_sites
 from .history import Event
 from .report_figures import bias_limits, curves, forest, strata
 from .run_folder import LOCK, RunFolder
+from .standing import finished, incomplete, joined, validations, worst_site
 
 COMPARISONS = {
     "roi": "ROI values",
@@ -132,48 +133,6 @@ def _area_lines(external: Event) -> list[tuple[str, Mapping[str, Any]]]:
         if len(found["sites"]) > 1:
             lines.append((f"stratified, {COMPARISONS[name]}", found))
     return lines
-
-
-def validations(events: list[Event]) -> list[Event]:
-    """Validation results, one a round (the last one said)."""
-    found = [e for e in events if e["event"] == "evaluation" and e["split"] == "validation"]
-    return [e for _, e in sorted({e["round"]: e for e in found}.items())]
-
-
-def finished(events: list[Event]) -> Event:
-    """The ``finished`` line; empty if the run has not ended, or has gone on since."""
-    for event in reversed(events):
-        if event["event"] == "finished":
-            return event
-        if event["event"] in ("commit", "incomplete"):
-            break
-    return {}
-
-
-def incomplete(events: list[Event]) -> Event:
-    """Why the run stands still: its last line, if that says that sites are missing; or empty."""
-    return events[-1] if events and events[-1]["event"] == "incomplete" else {}
-
-
-def joined(events: list[Event]) -> Event | None:
-    """The last declarations of all sites, with what became of each site's joining."""
-    joins = [e for e in events if e["event"] == "join"]
-    if not joins:
-        return None
-    roster: dict[str, Any] = {}
-    for event in joins:  # a later line tells of the sites that were asked again, or of all
-        roster |= event["roster"]
-    return {**joins[-1], "roster": roster}
-
-
-def worst_site(evaluation: Event) -> str:
-    """Name of the site with the lowest mean PSNR; empty if there is none."""
-    scored = {
-        site: result["metrics"]["psnr_db_mean"]
-        for site, result in evaluation["sites"].items()
-        if "psnr_db_mean" in result["metrics"]
-    }
-    return min(scored, key=lambda site: scored[site]) if scored else ""
 
 
 def _last(events: list[Event], split: str, kind: str) -> Event | None:

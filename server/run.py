@@ -1,6 +1,7 @@
 """A whole run: join, rounds, best model, final evaluation; and going on after any stop."""
 
 import logging
+import time
 from dataclasses import dataclass
 
 from flwr.serverapp import Grid
@@ -128,12 +129,13 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
 
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
+    started = time.monotonic()
     try:
         after, facts = _trained(federation, folder, state)
     except SpentRoundError as error:
-        _commit(folder, error.state, error.facts)
+        _commit(folder, error.state, _timed(error.facts, started))
         raise
-    _commit(folder, after, facts)
+    _commit(folder, after, _timed(facts, started))
     _log.info("round %d committed: model %s", after.number, after.model_hash[:12])
     _evaluate_if_missing(federation, folder, after)
     return after
@@ -149,6 +151,11 @@ def _trained(
 
 def _commit(folder: RunFolder, state: RoundState, facts: Facts) -> None:
     folder.commit(state.number, state.model, state.moments, facts, model_hash=state.model_hash)
+
+
+def _timed(facts: Facts, started: float) -> Facts:
+    """With the seconds from asking the sites to the next model."""
+    return {**facts, "seconds": round(time.monotonic() - started, 1)}
 
 
 def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: RoundState) -> None:

@@ -82,8 +82,8 @@ class RunFolder:
         return self._history.events()
 
     def append(self, event: Event) -> None:
-        """Append one event, durably."""
-        append_line(self._history.path, json.dumps(event, sort_keys=True))
+        """Append one event with its time, durably."""
+        append_line(self._history.path, json.dumps({"time": _now(), **event}, sort_keys=True))
 
     def last_commit(self) -> Event | None:
         """The commit line of the last committed round."""
@@ -114,7 +114,6 @@ class RunFolder:
             "round": round_number,
             "model_hash": model_hash,
             "state_hash": self._save_moments(round_number, moments),
-            "time": _now(),
             **facts,
         }
         self.append(event)

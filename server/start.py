@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import httpx
 
+from iedn.background import repeat_in_background
 from iedn.errors import ConfigError, IdentityError, UnreachableError
 from iedn.files import only_process
 from iedn.process import bypass_proxies_on_loopback
@@ -16,7 +17,8 @@ from . import live
 from .admission import admitted_names
 from .config import FederationConfig, ListenConfig, load_federation
 from .federation import Federation, Roster
-from .link import Control, repeat_in_background, superlink
+from .link import Control, superlink
+from .page.serving import page_beside
 from .provisioning import FEDERATION_FILE, listening
 from .register import follow
 from .registry import NamedRegistry
@@ -33,8 +35,12 @@ _PAUSE_S = 5.0
 _MOST_FAILURES = 10
 
 
-def start(folder: Path) -> RunResult:
+def start(folder: Path, *, page_port: int | None = None) -> RunResult:
     """Serve sites and run the federation to its end.
+
+    Args:
+        folder: the coordinator's.
+        page_port: of the live page on 127.0.0.1; 0 is any free one, None is no page.
 
     Raises:
         ConfigError: of ``federation.toml``; another coordinator works in the folder.
@@ -42,9 +48,10 @@ def start(folder: Path) -> RunResult:
         QuorumError: too few sites; what was committed is kept, the same command goes on.
         UnreachableError: the SuperLink does not come up, or fails again and again.
     """
-    with _serving(folder) as (control, config, runs):
-        result = _persistently(control, config, runs)
-    write_report(runs, config)
+    with _page(folder, page_port):
+        with _serving(folder) as (control, config, runs):
+            result = _persistently(control, config, runs)
+        write_report(runs, config)
     return result
 
 
@@ -60,6 +67,13 @@ def release(folder: Path) -> Roster:
     with _serving(folder) as (control, config, runs), server_task(control) as grid:
         federation = Federation(grid, _registry(config, folder), config)
         return release_model(federation, runs)
+
+
+def _page(folder: Path, port: int | None) -> AbstractContextManager[None]:
+    if port is None:
+        return nullcontext()
+    configuration(folder)  # what is wrong there is said before any page is
+    return page_beside(folder, port)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import logging
 from datetime import UTC, datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,9 +11,9 @@ from pydantic import Field, StrictInt
 
 from iedn.config import FrozenModel
 from iedn.errors import IednError
+from iedn.loopback import Guard, static_file
 
 from .desk import Desk, RatingError
-from .guard import Guard
 
 COOKIE = "iedn_rating"
 STATIC = {
@@ -29,6 +28,7 @@ STATIC = {
 """All files that are served; an address that is not among them does not exist."""
 
 router = APIRouter(prefix="/api")
+_PACKAGE = "client.rating"
 _log = logging.getLogger(__name__)
 
 
@@ -71,8 +71,7 @@ def create_app(
     app.add_exception_handler(IednError, _failed)
     app.add_api_route("/", _page, methods=["GET"])
     app.add_api_route("/static/{name:path}", _static, methods=["GET"])
-    hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
-    return Guard(app, hosts)
+    return Guard(app, port)
 
 
 @router.post("/login", status_code=204)
@@ -129,17 +128,13 @@ def join(body: Token, desk: TheDesk, key: Key = None) -> None:
 
 
 def _page() -> Response:
-    return Response(_content("index.html"), media_type="text/html; charset=utf-8")
+    return Response(static_file(_PACKAGE, "index.html"), media_type="text/html; charset=utf-8")
 
 
 def _static(name: str) -> Response:
     if name not in STATIC:
         raise RatingError(404, "There is no such file.")
-    return Response(_content(name), media_type=STATIC[name])
-
-
-def _content(name: str) -> bytes:
-    return (resources.files(__package__) / "static" / name).read_bytes()
+    return Response(static_file(_PACKAGE, name), media_type=STATIC[name])
 
 
 def _refused(_request: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,18 @@ def documented(request):
     return [block.text for block in blocks_run_by(test) if block.mark == "run"]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    from tests.system.browser import CHROMIUM, FLAGS
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield made
+        made.close()
+
+
 def pytest_addoption(parser):
     parser.addoption("--progress", type=Path, help="go on where this file says a run stopped")
 

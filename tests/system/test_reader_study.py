@@ -1,34 +1,25 @@
 """The reader study in a browser (Debian's Chromium): the command serves it, keys do the rest."""
 
-import hashlib
 import io
 import json
-import shutil
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import TimeoutError as NotInTime
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.reading_room import make, tokens
+from tests.system.browser import Visitor, needs_chromium, serious
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
-AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
-FLAGS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-PATIENCE_MS = 300_000
 FEW = ("T1_C",)
-CHROMIUM = shutil.which("chromium")
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 
 
 class Served:
@@ -78,34 +69,8 @@ def serving(folder, **design):
         process.wait(timeout=30)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield made
-        made.close()
-
-
-class Seat:
-    """One reader's browser; remembers every address that was asked for, and every error."""
-
-    def __init__(self, browser, base, *, axe=False):
-        self.context = browser.new_context(viewport={"width": 1100, "height": 700})
-        self.asked, self.errors = [], []
-        if axe:
-            self.context.add_init_script(path=AXE)
-        self.context.on("request", lambda request: self.asked.append(request.url))
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE_MS)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on(
-            "console", lambda m: self.errors.append(m.text) if "violates" in m.text else None
-        )
-        self.base = base
-
-    def open(self, link):
-        self.page.goto(link)
-        return self
+class Seat(Visitor):
+    """One reader's browser."""
 
     def ready(self):
         """Maps drawn; without a graphics card and on a busy machine that takes minutes."""
@@ -115,21 +80,8 @@ class Seat:
             said = [self.page.locator(place).text_content() for place in ("#message", "#alert")]
             pytest.fail(f"not drawn: {said}, {self.errors}: {error}")
 
-    def keys(self, *names):
-        for name in names:
-            self.page.keyboard.press(name)
-
-    def says(self, place, text):
-        expect(self.page.locator(place)).to_contain_text(text, timeout=PATIENCE_MS)
-
     def checked(self):
         return self.page.locator("#questions input:checked").count()
-
-    def close(self):
-        outside = [u for u in self.asked if not u.startswith((self.base, "data:", "blob:"))]
-        assert outside == []
-        assert self.errors == []
-        self.context.close()
 
 
 def picture(seat, number):
@@ -326,7 +278,6 @@ def test_a_diagnosis_study_waits_out_the_washout(browser, tmp_path):
 
 @needs_chromium
 def test_no_serious_violation_of_accessibility_and_focus_in_order(browser, tmp_path):
-    assert hashlib.sha256(AXE.read_bytes()).hexdigest() == AXE_SHA256
     with serving(tmp_path, num_cases=2) as served:
         seat = Seat(browser, served.base, axe=True).open(served.link("reader-1"))
         seat.ready()
@@ -344,17 +295,6 @@ def test_no_serious_violation_of_accessibility_and_focus_in_order(browser, tmp_p
         seat.says("#notice-text", "not valid")
         assert serious(seat) == [], "of a notice"
         seat.close()
-
-
-def serious(seat):
-    """Rules of WCAG 2 A and AA, and of good practice, that are broken seriously."""
-    found = seat.page.evaluate("async () => (await axe.run()).violations")
-    return [
-        (rule["id"], node["target"], node["failureSummary"])
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"]
-    ]
 
 
 def focus_order(seat):

@@ -8,6 +8,7 @@ from flwr.app import RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from server import live
 from server.exchange import Patience, Question, ask
 from server.registry import OnlineNode
 
@@ -143,3 +144,14 @@ def test_a_grid_that_wakes_is_waited_for_and_no_pause_is_slept(monkeypatch):
     assert ask(grid, online, question(), lambda site, _: came.append(site), PATIENCE) == {}
     assert came == ["site-a"]
     assert set(grid.waits) == {PATIENCE.poll_interval_s}
+
+
+def test_whoever_looks_sees_who_is_online_and_why_a_site_is_missing(monkeypatch):
+    seen = []
+    monkeypatch.setattr(live, "_sinks", [seen.append])
+    registry = Registry({"site-x": "one", "site-a": "one"})
+    registry.revoked.add("site-a")
+    assert run(Grid(None), registry) == ([], {"site-a": "revoked"})
+    assert seen[-1].sites == {"site-a": "missing"}
+    assert seen[-1].reasons == {"site-a": "revoked"}
+    assert seen[-1].online == ("site-a", "site-x")

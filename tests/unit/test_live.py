@@ -1,5 +1,8 @@
 """What a coordinator does now, as others see it."""
 
+import os
+import time
+
 from rich.console import Console
 
 from server import live
@@ -20,6 +23,28 @@ def test_last_snapshot_is_kept_and_goes_with_the_run(tmp_path):
     assert live.read(tmp_path) == {}
     live.report(snapshot(site_a="working"))
     assert live.read(tmp_path) == {}
+
+
+def test_sign_of_life_is_there_at_once_and_goes_on_while_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "_BEAT_S", 0.01)
+    assert live.last_heard(tmp_path) is None
+    with live.kept_in(tmp_path):
+        assert live.read(tmp_path) == {}, "at work, and nobody asked yet"
+        os.utime(tmp_path / live.LIVE, (0, 0))
+        deadline = time.monotonic() + 20
+        while live.last_heard(tmp_path) < 1e9 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - live.last_heard(tmp_path) < 60
+    assert live.last_heard(tmp_path) is None
+
+
+def test_sign_of_life_survives_that_somebody_removes_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "_BEAT_S", 0.01)
+    with live.kept_in(tmp_path):
+        (tmp_path / live.LIVE).unlink()
+        time.sleep(0.1)
+        live.report(snapshot(site_a="working"))
+        assert live.read(tmp_path)["sites"] == {"site-a": "working"}
 
 
 def test_terminal_shows_who_works_and_what_became_of_each_round(tmp_path):

@@ -14,6 +14,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from client.rating.app import STATIC
 from iedn.bundle import write_bundle
+from server.page.app import STATIC as PAGE_FILES
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"iedn", "sites", "client", "server", "simulation"}
@@ -59,7 +60,7 @@ def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
         r"[a-z0-9_/]+\.py|[a-z]+/py\.typed|simulation/scenarios/[a-z-]+\.toml"
         r"|sites/examples/[a-z-]+\.toml"
         r"|(?:server|client|iedn)/templates/[a-z_.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
-        r"|client/rating/static/[a-z]+\.(html|css|js)"
+        r"|(?:client/rating|server/page)/static/[a-z]+\.(html|css|js)"
         r"|client/rating/static/vendor/(niivue\.js|niivue\.json|LICENSES\.txt)"
     )
     assert [name for name in wheel if not allowed.fullmatch(name)] == []
@@ -76,6 +77,8 @@ def test_wheel_holds_what_the_commands_need(wheel):
         assert name in wheel
     for name in ("index.html", *STATIC):
         assert f"client/rating/static/{name}" in wheel
+    for name in ("index.html", *PAGE_FILES):
+        assert f"server/page/static/{name}" in wheel
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 
 

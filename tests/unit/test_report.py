@@ -6,7 +6,8 @@ import pytest
 
 from server.config import FederationConfig
 from server.evaluation import over_sites
-from server.report import finished, incomplete, render
+from server.report import render
+from server.standing import finished, incomplete
 
 FINISHED = {"event": "finished", "best_round": 2}
 INCOMPLETE = {
