@@ -22,6 +22,7 @@ from sites.egress import failure_of
 
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics
+from .held_model import held_hash, received_groups
 from .release import answer_release
 from .session import SiteSession, session_for
 from .training import answer_training
@@ -81,21 +82,23 @@ def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, CapabilitiesRequest)
     session.check_run(request.run)
     counts = session.counts(request.grid)
-    return to_record(session.egress.capabilities(session.config.role, counts, request.run))
+    holds = held_hash(session.config.folder, request.run)
+    return to_record(session.egress.capabilities(session.config.role, counts, request.run, holds))
 
 
 def _train(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, TrainRequest)
     session.check_run(request.run)
-    reply, deltas = answer_training(session, request, parse_groups(record))
-    return to_record(reply, deltas)
+    groups = received_groups(session.config.folder, request, record)
+    return to_record(*answer_training(session, request, groups))
 
 
 def _evaluate(session: SiteSession, record: RecordDict) -> RecordDict:
     request = parse(record, EvaluateRequest)
     session.check_run(request.run)
     answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
-    return to_record(answer(session, request, parse_groups(record)))
+    groups = received_groups(session.config.folder, request, record)
+    return to_record(answer(session, request, groups))
 
 
 def _release(session: SiteSession, record: RecordDict) -> RecordDict:

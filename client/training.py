@@ -13,12 +13,12 @@ from iedn.model import Network, build_network, set_recompute
 from iedn.parameters import load_groups, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import Groups
+from iedn.protocol.records import Groups, Sendable
 from iedn.seeding import derive_seed
 from iedn.training import train
-from sites.egress import Deltas
 
-from .kept_reply import keep_reply, kept_reply
+from .kept_reply import Residuals, keep_reply, kept_reply, residual_before
+from .quantised_update import quantised, residuals_after
 from .session import SiteSession
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def answer_training(
     session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Deltas]:
+) -> tuple[TrainReply, Sendable]:
     """Train one round, or repeat the answer to a request that came before.
 
     Raises:
@@ -39,9 +39,9 @@ def answer_training(
         return kept
     if session.config.role != "train":
         raise PolicyError("this site only evaluates; it was asked to train")
-    reply, deltas = _train(session, request, groups)
-    keep_reply(session.config.folder, request, reply, deltas)
-    return reply, deltas
+    reply, sent, residuals = _train(session, request, groups)
+    keep_reply(session.config.folder, request, reply, sent, residuals)
+    return reply, sent
 
 
 def network_from(groups: Groups, config: NetworkConfig) -> Network:
@@ -64,7 +64,7 @@ def network_from(groups: Groups, config: NetworkConfig) -> Network:
 
 def _train(
     session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Deltas]:
+) -> tuple[TrainReply, Sendable, Residuals]:
     config = session.config
     model = network_from(groups, request.network)
     set_recompute(model, config.recompute)
@@ -93,10 +93,14 @@ def _train(
     deltas = {
         g: {n: np.asarray(after[g][n] - base) for n, base in t.items()} for g, t in groups.items()
     }
-    return session.egress.update(
+    before = residual_before(config.folder, request)
+    encoded = quantised(deltas, before, request.transfer)
+    reply, sent = session.egress.update(
         request,
-        deltas,
+        {g: e.decoded for g, e in encoded.items()} or deltas,
         session.counts(request.grid),
         shapes=shapes_of(after),
         duration_s=summary.seconds,
+        payloads={g: e.payload for g, e in encoded.items()} or None,
     )
+    return reply, sent, residuals_after(before, encoded, sent)

@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from iedn.config import PRESETS, FrozenModel, Preset, PresetName, TrainingConfig
+from iedn.config import (
+    PRESETS,
+    FrozenModel,
+    Preset,
+    PresetName,
+    TrainingConfig,
+    TransferConfig,
+)
 from iedn.protocol.messages import Role, RunName
 from iedn.toml import config_error_from, load_toml
 
@@ -91,6 +98,7 @@ class FederationConfig(FrozenModel):
         seed: every random choice of training derives from (seed, round, site).
         preset: a named grid and network, or
         custom_preset: one written out.
+        transfer: how models and updates travel.
         sites: who takes part, by name.
         flip_average: average with the left-right flipped input when evaluating.
         simulation: the run plays all parts on one machine; every report says so.
@@ -104,6 +112,7 @@ class FederationConfig(FrozenModel):
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
+    transfer: TransferConfig = TransferConfig()
     sites: dict[SiteName, SiteEntry] = Field(min_length=1)
     flip_average: bool = False
     simulation: bool = False

@@ -20,13 +20,12 @@ from iedn.protocol.messages import (
     EvaluationKind,
     Split,
 )
-from iedn.protocol.records import parse, to_record
+from iedn.protocol.records import array_bytes, parse, to_record
 
-from .aggregation import Float32Groups
 from .config import SelectionRule
+from .downlink import Offer, hashes_of
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
-from .rounds import subset
 from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
@@ -39,8 +38,12 @@ class ModelUnderTest:
     """A committed model to evaluate."""
 
     round_number: int
-    model: Float32Groups
-    model_hash: str
+    offer: Offer
+
+    @property
+    def model_hash(self) -> str:
+        """Its hash."""
+        return self.offer.model_hash
 
 
 def evaluate(
@@ -62,19 +65,32 @@ def evaluate(
     roster: Roster = {}
     label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
 
-    def request(site: str) -> RecordDict:
-        message = _request(federation, subject, split, evaluation)
-        return to_record(message, subset(subject.model, federation.groups_of(site)))
+    hashes = hashes_of(subject.offer.model, federation.config.transfer)
+    sent_bytes: dict[str, int] = {}
 
-    def on_reply(site: str, record: RecordDict) -> None:
+    def request(site: str) -> RecordDict:
+        groups = federation.groups_of(site)
+        message = _request(federation, subject, split, evaluation)
+        own = {g: h for g, h in hashes.items() if g in groups}
+        message = message.model_copy(update={"group_hashes": own})
+        record = to_record(message, subject.offer.to_send(groups, federation.holdings.of(site)))
+        sent_bytes[site] = sent_bytes.get(site, 0) + array_bytes(record)
+        return record
+
+    def on_reply(site: str, record: RecordDict) -> bool:
+        if federation.holdings.must_send_all(site, record):
+            return True
         try:
-            reply = _checked(parse(record, EvaluateReply), subject, split, evaluation)
+            reply = parse(record, EvaluateReply)
+            federation.holdings.note(site, reply.holds)
+            reply = _checked(reply, subject, split, evaluation)
             areas[site] = checked_areas(reply.paired_areas)
             results[site] = _facts(site, reply, areas[site])
             roster[site] = {"status": "accepted"}
         except ProtocolError as error:
             roster[site] = refusal(site, error)
         progress.report(label, len(roster), len(sites))
+        return False
 
     question = Question(frozenset(sites), request, "evaluate", label)
     missing = ask(federation.grid, federation.registry, question, on_reply, federation.patience)
@@ -87,6 +103,7 @@ def evaluate(
         "evaluation": evaluation,
         "sites": dict(sorted(results.items())),
         "roster": dict(sorted(roster.items())),
+        "bytes_down": dict(sorted(sent_bytes.items())),
         "score": score(results, federation.config.rounds.selection) if is_metrics else None,
         "stratified": stratified(areas),
     }

@@ -14,22 +14,19 @@ from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import parse, parse_groups, to_record
+from iedn.protocol.records import array_bytes, parse, to_record
 
-from .aggregation import Float32Groups, StreamingSum, Update, apply_step
+from .aggregation import Float32Groups, StreamingSum, Update
+from .downlink import LastStep, Offer, committed_step, hashes_of
 from .exchange import Question, ask
 from .federation import Federation, Roster, check_quorum, refusal
 from .gate import Expectation, admit, declared_weight
 from .optimizers import Moments, server_step
+from .uplink import decoded_update
 
 _log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
-
-
-def subset(model: Float32Groups, groups: tuple[str, ...]) -> Float32Groups:
-    """The part of the model that a site receives."""
-    return {g: model[g] for g in groups if g in model}
 
 
 @dataclass
@@ -42,6 +39,7 @@ class RoundState:
         model_hash: its hash.
         moments: server-optimiser state.
         accepted_norms: norms of the updates of each committed round.
+        last_step: how the model came from the one before it, unless this process was not there.
     """
 
     number: int
@@ -49,6 +47,12 @@ class RoundState:
     model_hash: str
     moments: Moments
     accepted_norms: list[list[float]]
+    last_step: LastStep | None = None
+
+    @property
+    def offer(self) -> Offer:
+        """The model as it is offered to sites."""
+        return Offer(self.model, self.model_hash, self.last_step)
 
 
 def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, Facts]:
@@ -78,7 +82,9 @@ class _Intake:
     shapes: Shapes
     total: StreamingSum
     norm_bound: float
+    group_hashes: dict[str, str]
     roster: Roster = field(default_factory=dict)
+    sent_bytes: dict[str, int] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -94,6 +100,7 @@ class _Intake:
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
+            group_hashes=hashes_of(state.model, federation.config.transfer),
         )
 
     def accepted(self) -> list[str]:
@@ -112,13 +119,21 @@ class _Intake:
             training=config.training,
             seed=config.seed,
             group_sites={g: self.owners[g] for g in groups if g in self.owners},
+            group_hashes={g: h for g, h in self.group_hashes.items() if g in groups},
+            transfer=config.transfer,
         )
 
     def build(self, site: str) -> RecordDict:
-        groups = self.federation.groups_of(site)
-        return to_record(self.request(site), subset(self.state.model, groups))
+        federation = self.federation
+        held = federation.holdings.of(site)
+        groups = self.state.offer.to_send(federation.groups_of(site), held)
+        record = to_record(self.request(site), groups)
+        self.sent_bytes[site] = self.sent_bytes.get(site, 0) + array_bytes(record)
+        return record
 
-    def take(self, site: str, record: RecordDict) -> None:
+    def take(self, site: str, record: RecordDict) -> bool:
+        if self.federation.holdings.must_send_all(site, record):
+            return True
         try:
             self._admit(site, record)
         except ProtocolError as error:
@@ -128,18 +143,16 @@ class _Intake:
         done = len(self.roster)
         total = len(self.federation.trainers())
         progress.report(f"round {self.state.number + 1}: replies", done, total)
+        return False
 
     def _admit(self, site: str, record: RecordDict) -> None:
         reply = parse(record, TrainReply)
-        deltas = parse_groups(record)
+        self.federation.holdings.note(site, reply.holds)
         capabilities = self.federation.capabilities[site]
         groups = self.federation.groups_of(site)
-        expected = Expectation(
-            self.request(site),
-            capabilities,
-            {g: self.shapes[g] for g in groups if g in self.shapes},
-            self.norm_bound,
-        )
+        shapes = {g: self.shapes[g] for g in groups if g in self.shapes}
+        deltas = decoded_update(record, shapes, self.federation.config.transfer)
+        expected = Expectation(self.request(site), capabilities, shapes, self.norm_bound)
         norm = admit(reply, deltas, expected)
         update = Update(deltas, reply.weights, declared_weight(capabilities, SHARED_GROUP))
         if self.total.would_overflow(update):
@@ -154,13 +167,16 @@ class _Intake:
             "held": sorted(reply.held_groups),
             "duration_s": reply.duration_s,
             "epsilon": reply.epsilon,
-            "bytes": sum(t.nbytes for tensors in deltas.values() for t in tensors.values()),
+            "bytes": array_bytes(record),
+            "bytes_down": self.sent_bytes[site],
         }
 
     def close(self) -> tuple[RoundState, Facts]:
-        optimizer = self.federation.config.aggregation.optimizer
-        step, moments = server_step(self.total.mean_deltas(), self.state.moments, optimizer)
-        model = apply_step(self.state.model, step)
+        config = self.federation.config
+        step, moments = server_step(
+            self.total.mean_deltas(), self.state.moments, config.aggregation.optimizer
+        )
+        model, moments, last_step = committed_step(self.state.offer, step, moments, config.transfer)
         norms = [self.norms[site] for site in self.accepted()]
         state = RoundState(
             self.state.number + 1,
@@ -168,6 +184,7 @@ class _Intake:
             state_hash(flatten(model)),
             moments,
             [*self.state.accepted_norms, norms],
+            last_step,
         )
         return state, {
             "base_hash": self.state.model_hash,

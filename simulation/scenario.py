@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig
+from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig, TransferConfig
 from iedn.errors import ConfigError
 from iedn.protocol.messages import Role, RunName
 from iedn.toml import config_error_from, load_toml
@@ -65,6 +65,7 @@ class ScenarioConfig(FrozenModel):
         training: local training.
         rounds: the round loop.
         aggregation: how updates become the next model.
+        transfer: how models and updates travel.
         flip_average: average with the left-right flipped input when evaluating.
         sites: the virtual sites, by name.
     """
@@ -78,14 +79,14 @@ class ScenarioConfig(FrozenModel):
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
+    transfer: TransferConfig = TransferConfig()
     flip_average: bool = False
     sites: dict[SiteName, ScenarioSite] = Field(min_length=1)
 
     def federation(self, seed: int | None = None) -> FederationConfig:
         """The coordinator's configuration of this scenario."""
-        shared = self.model_dump(
-            include={"preset", "custom_preset", "training", "rounds", "aggregation", "flip_average"}
-        )
+        same = {"preset", "custom_preset", "training", "rounds", "aggregation", "transfer"}
+        shared = self.model_dump(include=same | {"flip_average"})
         entries = {
             name: SiteEntry(role=site.role, required=site.required)
             for name, site in self.sites.items()

@@ -17,13 +17,14 @@ from iedn import __version__
 from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
 from iedn.evaluation.results import summary_of
 from iedn.modalities import Modality
-from iedn.parameters import SHARED_GROUP, flatten, state_hash
+from iedn.parameters import SHARED_GROUP, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
 from iedn.protocol.messages import (
     ComparisonName,
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    ModelRequest,
     PairedAreas,
     ProtocolMessage,
     ReleaseReceipt,
@@ -34,6 +35,7 @@ from iedn.protocol.messages import (
     TrainRequest,
     safe_code,
 )
+from iedn.protocol.records import Sendable
 
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, ReleasedScans, check_small_counts
@@ -90,8 +92,10 @@ class Egress:
         self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
         self._approvals = Approvals(log.path.with_name(APPROVALS))
 
-    def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
-        """What the site declares when it joins a run: coarsened counts."""
+    def capabilities(
+        self, role: Role, counts: TrainingCounts, run: str, holds: str | None = None
+    ) -> SiteCapabilities:
+        """What the site declares when it joins a run: coarsened counts, and the model it holds."""
         is_trainer = role == "train"
         message = SiteCapabilities(
             role=role,
@@ -102,6 +106,7 @@ class Egress:
                 if n > 0
             },
             code_version=__version__,
+            holds=holds,
         )
         self._record(message, {"run": run})
         return message
@@ -114,8 +119,17 @@ class Egress:
         *,
         shapes: Shapes,
         duration_s: float,
-    ) -> tuple[TrainReply, Deltas]:
+        payloads: Mapping[str, bytes] | None = None,
+    ) -> tuple[TrainReply, Sendable]:
         """The update that may leave: groups the policy holds back are taken out.
+
+        Args:
+            request: what was asked.
+            deltas: by group and name, as the coordinator will read them.
+            counts: of the training data.
+            shapes: that the protocol demands.
+            duration_s: seconds the training took.
+            payloads: quantised groups; where given, they leave in the place of ``deltas``.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
@@ -134,14 +148,15 @@ class Egress:
             weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
             held_groups=tuple(sorted(set(deltas) - set(sent))),
             duration_s=round(duration_s),
+            holds=_held(request),
         )
-        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
-        return reply, sent
+        leaving: Sendable = sent if payloads is None else {g: payloads[g] for g in sent}
+        self._record(reply, _facts_of(leaving))
+        return reply, leaving
 
-    def repeat(self, reply: TrainReply, deltas: Deltas) -> None:
+    def repeat(self, reply: TrainReply, sent: Sendable) -> None:
         """Log that an update which left before leaves again, unchanged."""
-        facts = {"tensors": state_hash(flatten(deltas)), "bytes": _size(deltas), "repeat": True}
-        self._record(reply, facts)
+        self._record(reply, {**_facts_of(sent), "repeat": True})
 
     def metrics(
         self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
@@ -218,6 +233,7 @@ class Egress:
             metrics=dict(metrics),
             paired_areas=dict(paired_areas or {}),
             num_scans=coarsen(num_scans, max(COARSE_STEP, self._policy.min_cell)),
+            holds=_held(request),
         )
         self._record(reply, {})
         return reply
@@ -265,8 +281,21 @@ def failure_of(error: Exception) -> FailureReply:
     return reply
 
 
-def _size(deltas: Deltas) -> int:
-    return sum(tensor.nbytes for tensors in deltas.values() for tensor in tensors.values())
+def _held(request: ModelRequest) -> str | None:
+    """A site that was told the hashes of its groups has kept them."""
+    return request.base_hash if request.group_hashes else None
+
+
+def _facts_of(leaving: Sendable) -> dict[str, object]:
+    """Hash and bytes of what really leaves: tensors, or their quantised payloads."""
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for group, content in leaving.items():
+        if isinstance(content, bytes):
+            arrays[group] = np.frombuffer(content, np.uint8)
+        else:
+            arrays.update(content)
+    kind = "encoded" if any(isinstance(c, bytes) for c in leaving.values()) else "tensors"
+    return {kind: state_hash(arrays), "bytes": sum(a.nbytes for a in arrays.values())}
 
 
 def _code_of(error: Exception) -> str:

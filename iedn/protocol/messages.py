@@ -10,10 +10,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig
+from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig, TransferConfig
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
+
+MISSING_BASE = "missing-base"
+"""Code of a site that does not hold the model a request relies on; it is then sent in full."""
 
 Role = Literal["train", "evaluate"]
 Split = Literal["validation", "test"]
@@ -57,6 +60,7 @@ class SiteCapabilities(ProtocolMessage):
         scans_by_modality: declared weight of each encoder; a modality the site does not have is
             absent. For an evaluating site the modalities it can synthesise from.
         code_version: version of the installed package.
+        holds: hash of the run's model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "site-capabilities"
@@ -64,6 +68,7 @@ class SiteCapabilities(ProtocolMessage):
     num_training_scans: Count
     scans_by_modality: dict[Modality, Count]
     code_version: Version
+    holds: Digest | None = None
 
 
 class RoundRequest(ProtocolMessage):
@@ -84,19 +89,33 @@ class RoundRequest(ProtocolMessage):
     network: NetworkConfig
 
 
-class TrainRequest(RoundRequest):
-    """Coordinator -> site: train the groups that come with this message.
+class ModelRequest(RoundRequest):
+    """A request for work on the groups of the model that a site needs.
+
+    Attributes:
+        group_hashes: hash of each group the site needs. A group that it holds with this hash does
+            not travel; one that it holds from the round before may travel as a quantised delta.
+            Empty: all groups travel, and the site need not keep them.
+    """
+
+    group_hashes: dict[GroupName, Digest] = Field(default_factory=dict)
+
+
+class TrainRequest(ModelRequest):
+    """Coordinator -> site: train the groups of this message.
 
     Attributes:
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        transfer: how the update has to be encoded.
     """
 
     kind: ClassVar[str] = "train-request"
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    transfer: TransferConfig = TransferConfig()
 
 
 class TrainReply(ProtocolMessage):
@@ -107,6 +126,7 @@ class TrainReply(ProtocolMessage):
         held_groups: groups the site's policy kept back.
         duration_s: seconds the training took, rounded to whole seconds.
         epsilon: privacy spent so far as the site reports it; None where DP is off.
+        holds: hash of the model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "train-reply"
@@ -117,10 +137,11 @@ class TrainReply(ProtocolMessage):
     held_groups: tuple[GroupName, ...] = ()
     duration_s: int = Field(ge=0)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    holds: Digest | None = None
 
 
-class EvaluateRequest(RoundRequest):
-    """Coordinator -> site: evaluate the model that comes with this message.
+class EvaluateRequest(ModelRequest):
+    """Coordinator -> site: evaluate the model of this message.
 
     Attributes:
         split: held-out part to use; the whole cohort at an evaluating site.
@@ -168,6 +189,7 @@ class EvaluateReply(ProtocolMessage):
             (``roi``), standard MRI with either (``models``), readers with either (``readers``).
             All are of the same scans.
         num_scans: scans behind the aggregates, coarsened like all declared counts.
+        holds: hash of the model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "evaluate-reply"
@@ -179,6 +201,7 @@ class EvaluateReply(ProtocolMessage):
     metrics: dict[MetricName, Finite]
     paired_areas: dict[ComparisonName, PairedAreas] = Field(default_factory=dict)
     num_scans: Count
+    holds: Digest | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> "EvaluateReply":
