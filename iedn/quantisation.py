@@ -5,9 +5,9 @@ exactly: integer codes because their scales are powers of two >= 2^-30, fp16 bec
 step is 2^-24, bf16 because values are first rounded to multiples of 2^-30. Nothing is random.
 
 ``int8`` and ``int4`` cut a tensor, flattened, into blocks with a scale each. A block's scale is the
-smallest power of two at which nothing is clipped; ``int4`` also tries the two below it and takes the
-one with the least squared error, since its seven levels are better spent on the bulk of the values
-than on the largest one. What is lost is the caller's to feed back (``protocol.encoding``).
+smallest power of two at which nothing is clipped; ``int4`` also tries the two below it and takes
+the one with the least squared error, since its seven levels are better spent on the bulk of the
+values than on the largest one. What is lost is the caller's to feed back (``protocol.encoding``).
 """
 
 from typing import Literal, TypeVar, get_args
@@ -144,7 +144,7 @@ def _squared_error(
 def _blocks(flat: NDArray[T], encoding: Encoding) -> NDArray[T]:
     """Rows of a block each, the last one filled up with zeros."""
     length = BLOCK[encoding]
-    if flat.size < length:
+    if 0 < flat.size < length:
         return flat[None]
     padded = np.zeros(num_scales(flat.size, encoding) * length, flat.dtype)
     padded[: flat.size] = flat
@@ -155,9 +155,8 @@ def _bfloat16(flat: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Multiples of 2^-30, rounded to eight significant bits, half to even."""
     grid = np.ldexp(np.rint(np.ldexp(flat, -MIN_EXPONENT)), MIN_EXPONENT)
     bits = grid.astype(np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16).astype(
-        "<u2"
-    )
+    is_odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + is_odd) >> np.uint32(16)).astype("<u2")
 
 
 def _planes(words: NDArray[np.uint16]) -> Bytes:

@@ -65,17 +65,12 @@ def encode(
     Raises:
         RefusedError: ``not-finite`` or ``too-large``.
     """
-    wanted = {
-        name: values.astype(np.float64) + residual[name]
-        if name in residual
-        else values.astype(np.float64)
-        for name, values in tensors.items()
-    }
+    wanted = {name: _added(values, residual.get(name)) for name, values in tensors.items()}
     layout = {name: values.shape for name, values in wanted.items()}
     parts = [quantise(wanted[name], encoding) for name in sorted(layout)]
     content = b"".join(x.tobytes() for x in [*(s for s, _ in parts), *(c for _, c in parts)])
     decoded = _values(content, layout, encoding)
-    lost = {name: wanted[name] - decoded[name] for name in layout}
+    lost = {name: np.asarray(wanted[name] - decoded[name], np.float64) for name in layout}
     return Encoded(_framed(content, layout, encoding, entropy_coding), decoded, lost)
 
 
@@ -138,6 +133,13 @@ def content_bytes(layout: Layout, encoding: Encoding) -> int:
 def payload_limit(layout: Layout, encoding: Encoding) -> int:
     """Bytes that no honest payload exceeds."""
     return _HEADER + content_bytes(layout, encoding)
+
+
+def _added(
+    values: NDArray[np.floating], residual: NDArray[np.floating] | None
+) -> NDArray[np.float64]:
+    wanted = values.astype(np.float64)
+    return wanted if residual is None else np.asarray(wanted + residual, np.float64)
 
 
 def _framed(content: bytes, layout: Layout, encoding: Encoding, entropy_coding: bool) -> bytes:

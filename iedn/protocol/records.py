@@ -61,9 +61,10 @@ def to_record(message: ProtocolMessage, groups: Sendable | None = None) -> Recor
         record[_METRICS] = MetricRecord(dict(fields.pop("metrics")))
     record[_MESSAGE] = ConfigRecord({"kind": message.kind, "json": json.dumps(fields)})
     for group, content in (groups or {}).items():
-        is_encoded = isinstance(content, bytes)
-        array = np.frombuffer(content, np.uint8) if is_encoded else _packed(content)
-        record[group] = ArrayRecord({_ENCODED if is_encoded else _TENSORS: Array(array)})
+        if isinstance(content, bytes):
+            record[group] = ArrayRecord({_ENCODED: Array(np.frombuffer(content, np.uint8))})
+        else:
+            record[group] = ArrayRecord({_TENSORS: Array(_packed(content))})
     return record
 
 
