@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from client.kept_reply import FILE, keep_reply, kept_reply
-from iedn.config import PRESETS, TrainingConfig
+from client.kept_reply import FILE, Residuals, keep_reply, kept_reply, residual_before
+from client.quantised_update import quantised, residuals_after
+from iedn.config import PRESETS, TrainingConfig, TransferConfig
 from iedn.protocol.messages import TrainReply, TrainRequest
 
 PRESET = PRESETS["tiny"]
@@ -52,3 +53,61 @@ def test_damaged_file_counts_as_none(tmp_path):
     path = tmp_path / FILE
     path.write_bytes(path.read_bytes()[:-3])
     assert kept_reply(tmp_path, request()) is None
+
+
+ENCODED = {"decoder": b"\x01\x02\x00", "encoder.ASL": b"\x03"}
+BEFORE = {"decoder.w": np.array([0.5, -0.25], np.float32)}
+AFTER = {"decoder.w": np.array([1e-9, 2.0], np.float32)}
+
+
+def keep_encoded(folder, **changes):
+    keep_reply(folder, request(**changes), REPLY, ENCODED, Residuals(BEFORE, AFTER))
+
+
+def same(residual, expected):
+    return {n: v.tolist() for n, v in residual.items()} == {
+        n: v.tolist() for n, v in expected.items()
+    }
+
+
+def test_quantised_repeat_gets_the_same_bytes(tmp_path):
+    keep_encoded(tmp_path)
+    assert kept_reply(tmp_path, request()) == (REPLY, ENCODED)
+
+
+def test_next_round_starts_from_what_was_left_after_and_a_repeated_one_from_what_was_before(
+    tmp_path,
+):
+    assert residual_before(tmp_path, request()) == {}
+    keep_encoded(tmp_path)
+    assert same(residual_before(tmp_path, request(round=3)), AFTER)
+    assert same(residual_before(tmp_path, request(round=7)), AFTER)  # rounds were missed
+    assert same(residual_before(tmp_path, request(group_sites={"decoder": 1})), BEFORE)
+
+
+def test_run_that_started_over_and_another_run_start_from_nothing(tmp_path):
+    keep_encoded(tmp_path)
+    assert residual_before(tmp_path, request(round=1)) == {}
+    assert residual_before(tmp_path, request(run="run-2", round=3)) == {}
+
+
+def test_remainder_of_a_damaged_file_is_dropped(tmp_path):
+    keep_encoded(tmp_path)
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes()[:-3])
+    assert residual_before(tmp_path, request(round=3)) == {}
+
+
+def test_group_that_is_held_back_leaves_no_remainder():
+    deltas = {
+        "decoder": {"decoder.w": np.array([1.0, 0.003], np.float32)},
+        "encoder.ASL": {"encoders.ASL.w": np.array([1.0, 0.003], np.float32)},
+    }
+    before = {"encoders.ASL.w": np.array([0.0, 0.001], np.float32)}
+    encoded = quantised(deltas, before, TransferConfig(up="int8"))
+    kept = residuals_after(before, encoded, ["decoder"])
+    assert same(kept.before, before)
+    # 1.0 makes the scale 2^-6: 0.003 does not leave, and stays.
+    expected = {"decoder.w": np.array([0.0, 0.003], np.float32), **before}
+    assert same(kept.after, expected)
+    assert quantised(deltas, before, TransferConfig()) == {}
