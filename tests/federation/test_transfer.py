@@ -29,7 +29,6 @@ from server.config import load_federation
 from server.federation import QuorumError
 from server.run_folder import RunFolder
 from tests.federation.test_round_loop import (
-    MODALITIES,
     SCANS,
     Player,
     commits,
@@ -56,16 +55,9 @@ class Keeper(Player):
         return path
 
     def join(self, site, record):
-        run_name = parse(record, CapabilitiesRequest).run
-        return to_record(
-            SiteCapabilities(
-                role="train",
-                num_training_scans=SCANS[site],
-                scans_by_modality=dict.fromkeys(MODALITIES[site], SCANS[site]),
-                code_version="0.1.0",
-                holds=held_hash(self.of(site), run_name),
-            )
-        )
+        holds = held_hash(self.of(site), parse(record, CapabilitiesRequest).run)
+        declared = parse(super().join(site, record), SiteCapabilities)
+        return to_record(declared.model_copy(update={"holds": holds}))
 
     def train(self, site, record):
         request = parse(record, TrainRequest)
