@@ -1,16 +1,17 @@
 """Bytes of a round and site by transfer setting, and what they do to the final image quality.
 
-Two parts, each a set of simulated federations in this process (phantom results):
+Simulated federations in this process (phantom results), in two parts:
 
 ``quality``  a small network, two sites, ten rounds, three seeds: SSIM and PSNR on test patients
              after the last round, with every setting on the same cohorts, and the bytes until then.
-``paper``    the network of the paper (37 million parameters) on small volumes, three short rounds:
-             bytes of real updates. Its quality says nothing and is not shown.
+``paper``    the network of the paper (37 million parameters) on small volumes, three short rounds
+             in float32; each site's last update, and the last step of the model, are then encoded
+             with every setting.
 
-All bytes are those of arrays as they travel, counted by the coordinator: the model to the site, for
-training and for validation, and the update back. They are given as a share of a plain exchange: the
-whole model in float32 once down and once up a round. What a run has done is kept in ``--out``, and
-not done again. Run from the repository's root:
+All bytes are those of arrays as they travel: the model to the site, for training and validation,
+and the update back. They are given as a share of a plain exchange: the whole model in float32 once
+down and once up a round. What has been run is kept in ``--out``, and not run again. From the
+repository's root:
 
     PYTHONPATH=. python benchmarks/transfer.py --out /tmp/transfer
 """
@@ -20,16 +21,23 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file
+
+from client.kept_reply import FILE as KEPT
 from iedn import __version__
+from iedn.checkpoint import load_checkpoint
+from iedn.config import TransferConfig
 from iedn.files import atomic_write_bytes
 from iedn.model import build_network
-from iedn.parameters import state_by_group
+from iedn.parameters import by_group, state_by_group
+from iedn.protocol.encoding import encode
 from iedn.protocol.messages import FailureReply
-from iedn.protocol.records import array_bytes, to_record
+from iedn.protocol.records import Tensors, array_bytes, to_record
+from iedn.quantisation import ENCODINGS
 from server.config import FederationConfig
 from server.run_folder import RunFolder
 from simulation.engine import run_in_process
@@ -50,12 +58,10 @@ SETTINGS: dict[str, Result] = {
     "int4, not compressed": {"up": "int4", "down": "int4", "entropy_coding": False},
     "int4": {"up": "int4", "down": "int4"},
 }
-SAME_MODEL = {"int8, not compressed": "int8", "int4, not compressed": "int4"}
-"""Settings that must end with the very model of another one."""
-QUALITY = ("plain", "fp16", "int8", "int4 up", "int4")
-PAPER = ("fp32", "fp16", "int8, not compressed", "int8", "int4 up", "int4, not compressed", "int4")
+QUALITY = ("plain", "int8", "int4", "fp16", "int4 up")
 
 RESULT = "measured.json"
+NO_MESSAGE = FailureReply(code="none", incident="0" * 12)
 FULL, FEW = "site-full", "site-few"
 ALL = ["T1WI", "T2WI", "FLAIR", "ADC", "T1_C", "ASL"]
 MODALITIES = {FULL: ALL, FEW: ALL[:4]}
@@ -70,9 +76,10 @@ all runs: {cpu_s} s. The settings are explained in [Bytes of a round](../explana
 ## Bytes: the network of the paper, real updates
 
 Share of a plain exchange (the whole model in float32, once down and once up). The first round also
-brings the initial model, whole; each later one brings one change down and one up.
+brings the initial model, whole (0.5 and 0.4 more). `plain` is sent the model twice a round, for
+training and for validation.
 
-| setting | up | down | full site: first, then | without ASL and T1_C: first, then |
+| setting | full site: down + up | sum | site without ASL and T1_C: down + up | sum |
 |---|---|---|---|---|
 (bytes)
 
@@ -181,7 +188,7 @@ def result_of(folder: Path, config: FederationConfig) -> Result:
 def model_bytes(config: FederationConfig) -> int:
     """Bytes of the whole model in float32, as it would travel."""
     model = state_by_group(build_network(config.effective_preset.network, config.seed))
-    return array_bytes(to_record(FailureReply(code="none", incident="0" * 12), model))
+    return array_bytes(to_record(NO_MESSAGE, model))
 
 
 def shares(result: Result, name: str) -> Result:
@@ -196,42 +203,71 @@ def shares(result: Result, name: str) -> Result:
     }
 
 
-def summary(results: Iterable[Result]) -> Result:
-    """Bytes by part and setting, and quality beside the plain exchange of the same seed."""
+def paper_bytes(out: Path) -> Result:
+    """Shares of a round's bytes, up and down, by setting and site, of real updates."""
+    path = out / "paper.json"
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    result = measured(out, "paper", "fp32", 1)
+    folder = folder_of(out, "paper", "fp32", 1)
+    plain = result["plain_bytes"]
+    step = last_step(folder, len(result["rounds"][FULL]))
+    updates = {name: by_group(load_file(folder / "sites" / name / KEPT)) for name in MODALITIES}
+    rows: Result = {}
+    for setting, changes in SETTINGS.items():
+        transfer = TransferConfig.model_validate(changes)
+        down = {g: encoded_bytes({g: t}, transfer.down, transfer) for g, t in step.items()}
+        rows[setting] = {
+            name: {
+                "up": encoded_bytes(update, transfer.up, transfer) / plain,
+                "down": sum(down[g] for g in update) / plain * (1 if transfer.hold else 2),
+            }
+            for name, update in updates.items()
+        }
+    atomic_write_bytes(path, json.dumps(rows, indent=2).encode() + b"\n")
+    return rows
+
+
+def last_step(folder: Path, rounds: int) -> dict[str, Tensors]:
+    """The change of the model in the last round, by group."""
+    before, after = (
+        load_checkpoint(folder / f"round-{n:04d}.safetensors").tensors for n in (rounds - 1, rounds)
+    )
+    return dict(by_group({name: after[name] - before[name] for name in after}))
+
+
+def encoded_bytes(groups: Mapping[str, Tensors], encoding: str, transfer: TransferConfig) -> int:
+    """Bytes of groups on the wire."""
+    sent: dict[str, Tensors | bytes] = dict(groups)
+    for group, tensors in groups.items():
+        if encoding in ENCODINGS:
+            entropy = transfer.entropy_coding
+            payload = encode(tensors, {}, encoding, entropy_coding=entropy).payload
+            sent[group] = payload
+    return array_bytes(to_record(NO_MESSAGE, sent))
+
+
+def summary(results: Iterable[Result], paper: Result) -> Result:
+    """Bytes by setting, and quality beside the plain exchange of the same seed."""
     results = list(results)
-    by_key = {(r["part"], r["setting"], r["seed"]): r for r in results}
-    for setting, same in SAME_MODEL.items():
-        hashes = {by_key[k]["model_hash"] for k in pair_of(setting, same) if k in by_key}
-        if len(hashes) > 1:
-            raise SystemExit(f"{setting} and {same} end with different models")
     return {
         "label": "phantom results",
         "version": __version__,
-        "bytes": {part: byte_rows(results, part) for part in ("paper", "quality")},
-        "quality": quality_rows(by_key),
+        "paper_bytes": paper,
+        "bytes": {r["setting"]: {s: shares(r, s) for s in MODALITIES} for r in results},
+        "quality": quality_rows({(r["setting"], r["seed"]): r for r in results}),
         "cpu_s": round(math.fsum(r["cpu_s"] for r in results)),
     }
 
 
-def pair_of(*settings: str) -> list[tuple[str, str, int]]:
-    return [("paper", setting, 1) for setting in settings]
-
-
-def byte_rows(results: list[Result], part: str) -> Result:
-    """By setting: each site's shares, of the first seed."""
-    first = [r for r in results if (r["part"], r["seed"]) == (part, 1)]
-    return {r["setting"]: {s: shares(r, s) for s in (FULL, FEW)} for r in first}
-
-
-def quality_rows(by_key: dict[tuple[str, str, int], Result]) -> Result:
+def quality_rows(by_key: dict[tuple[str, int], Result]) -> Result:
     """By setting: each seed's difference from the plain exchange, and their mean."""
     rows: Result = {}
     for setting in QUALITY:
-        seeds = sorted(s for p, name, s in by_key if (p, name) == ("quality", setting))
-        seeds = [s for s in seeds if ("quality", "plain", s) in by_key]
+        seeds = sorted(s for x, s in by_key if x == setting and ("plain", s) in by_key)
         if not seeds:
             continue
-        pairs = [(by_key["quality", setting, s], by_key["quality", "plain", s]) for s in seeds]
+        pairs = [(by_key[setting, s], by_key["plain", s]) for s in seeds]
         ssim = [a["ssim_percent"] - b["ssim_percent"] for a, b in pairs]
         psnr = [a["psnr_db"] - b["psnr_db"] for a, b in pairs]
         rows[setting] = {
@@ -256,19 +292,21 @@ def page(found: Result) -> str:
         quality_line(name, row, found) for name, row in found["quality"].items()
     ]
     lines[bytes_at : bytes_at + 1] = [
-        byte_line(name, sites) for name, sites in found["bytes"]["paper"].items()
+        byte_line(name, sites) for name, sites in found["paper_bytes"].items()
     ]
     return "\n".join(lines)
 
 
 def byte_line(name: str, sites: Result) -> str:
-    setting = {"up": "fp32", "down": "fp32", **SETTINGS[name]}
-    cells = [f"{s['first']:.3f}, {s['later']:.3f}" for s in (sites[FULL], sites[FEW])]
-    return f"| {name} | {setting['up']} | {setting['down']} | {cells[0]} | {cells[1]} |"
+    cells = [
+        f"{site['down']:.4f} + {site['up']:.4f} | {site['down'] + site['up']:.4f}"
+        for site in (sites[FULL], sites[FEW])
+    ]
+    return f"| {name} | {cells[0]} | {cells[1]} |"
 
 
 def quality_line(name: str, row: Result, found: Result) -> str:
-    share = found["bytes"]["quality"][name][FULL]["all"]
+    share = found["bytes"][name][FULL]["all"]
     ssim, psnr = (
         f"{row[key]:{form}} | {row[f'{kind}_difference']:+.3f} "
         f"({', '.join(f'{d:+.3f}' for d in row[f'{kind}_differences'])})"
@@ -283,17 +321,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--parts", nargs="+", default=["quality", "paper"])
     parser.add_argument("--no-runs", action="store_true", help="only tell what has been run")
     parser.add_argument("--page", type=Path, help="where the tables are written, as Markdown")
     options = parser.parse_args()
     runs = [("quality", setting, seed) for setting in QUALITY for seed in options.seeds]
-    runs += [("paper", setting, 1) for setting in PAPER]
-    runs = [run for run in runs if run[0] in options.parts]
     if options.no_runs:
         runs = [run for run in runs if (folder_of(options.out, *run) / RESULT).exists()]
     results = [measured(options.out, *run) for run in runs]
-    found = summary(results)
+    found = summary(results, paper_bytes(options.out))
     atomic_write_bytes(options.out / "transfer.json", json.dumps(found, indent=2).encode() + b"\n")
     print(json.dumps(found))
     print(page(found))
