@@ -71,7 +71,7 @@ BYTE_ROWS, QUALITY_ROWS = "(bytes)", "(quality)"
 HEAD = """# Bytes of a round, and what they cost
 
 **Phantom results.** Written by `benchmarks/transfer.py`, whose head says what is run; what has
-not been run yet is not shown. The settings are explained in [Bytes of a round](../explanation/transfer.md).
+not been run yet is not shown. Settings: [Bytes of a round](../explanation/transfer.md).
 
 ## Bytes: the network of the paper, real updates
 
@@ -87,7 +87,7 @@ training and for validation.
 
 Test patients after the last round, mean over sites. Differences are from `plain` (no setting but
 `hold = false`) with the same seed: mean over seeds, and each seed's. Near: at most {ssim} points
-of SSIM and {psnr} dB of PSNR away, as the mean over seeds. Bytes: full site, all ten rounds, seed 1.
+of SSIM and {psnr} dB of PSNR away, as the mean over seeds. Bytes: full site, ten rounds, seed 1.
 `fp16` changes an update by less than a thousandth: what it differs by is the runs' own variation.
 
 | setting | bytes | SSIM (%) | difference | PSNR (dB) | difference | near |
