@@ -20,7 +20,7 @@ test: $(READY)          ## unit, federation and documentation tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
 
 test-system: $(READY)   ## real processes, killed and restarted; goes on where it was stopped
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 \
 		--progress runs/test-system.jsonl tests/system
 
 check: $(READY)         ## ruff, mypy, import-linter
@@ -47,7 +47,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[simulation,phantom,dev]'
+		--constraint constraints.txt --editable '.[simulation,phantom,reader,dev]'
 	touch $(READY)
 
 clean:

@@ -9,6 +9,7 @@ An adapter is a Python file outside of this repository that defines
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def main() -> None:
         if not arguments.no_memory:
             measured |= memory(arguments.other, num_inputs, arguments.size)
         found["work"][f"{num_inputs} inputs"] = measured
+        print(json.dumps({num_inputs: measured}), file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))
     if arguments.table:
         arguments.table.write_text(_table(found, arguments.size))

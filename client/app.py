@@ -13,16 +13,18 @@ from flwr.clientapp import ClientApp
 from iedn.protocol.messages import (
     CapabilitiesRequest,
     EvaluateRequest,
+    MaskKeyRequest,
     ReleaseRequest,
     TrainRequest,
 )
 from iedn.protocol.records import parse, parse_groups, to_record
 from sites.config import SITE_FILE, find_site
-from sites.egress import failure_of
+from sites.failure import failure_of
 
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics
 from .held_model import held_hash, received_groups
+from .masked_training import answer_mask_key
 from .release import answer_release
 from .session import SiteSession, session_for
 from .training import answer_training
@@ -49,6 +51,12 @@ def partition(message: Message, context: Context) -> Message:
 def release(message: Message, context: Context) -> Message:
     """Keep the finished model and answer with a receipt."""
     return _answer(message, context, _release)
+
+
+@app.query("mask_key")
+def mask_key(message: Message, context: Context) -> Message:
+    """Answer with the site's signed key for the masks of a round."""
+    return _answer(message, context, _mask_key)
 
 
 @app.train()
@@ -84,6 +92,12 @@ def _capabilities(session: SiteSession, record: RecordDict) -> RecordDict:
     counts = session.counts(request.grid)
     holds = held_hash(session.config.folder, request.run)
     return to_record(session.egress.capabilities(session.config.role, counts, request.run, holds))
+
+
+def _mask_key(session: SiteSession, record: RecordDict) -> RecordDict:
+    request = parse(record, MaskKeyRequest)
+    session.check_run(request.run)
+    return to_record(answer_mask_key(session, request))
 
 
 def _train(session: SiteSession, record: RecordDict) -> RecordDict:

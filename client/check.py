@@ -127,8 +127,8 @@ def _characteristics_table(report: CohortReport) -> Table:
     columns = list(report.characteristics.values())
     table.add_row("patients", *(str(c.patients) for c in columns))
     table.add_row("scans", *(str(c.scans) for c in columns))
-    table.add_row("scans per patient", *map(_scans_per_patient, columns))
-    table.add_row("age in years", *map(_age, columns))
+    table.add_row("scans per patient", *map(scans_per_patient_text, columns))
+    table.add_row("age in years", *map(age_text, columns))
     for field in ("sex", "disease", "label"):
         counts: list[dict[str, int]] = [getattr(c, field) for c in columns]
         for value in dict.fromkeys(v for count in counts for v in count):
@@ -136,14 +136,16 @@ def _characteristics_table(report: CohortReport) -> Table:
     return table
 
 
-def _scans_per_patient(part: Characteristics) -> str:
+def scans_per_patient_text(part: Characteristics) -> str:
+    """Mean, smallest and largest number."""
     if part.scans_per_patient is None:
         return "-"
     fewest, mean, most = part.scans_per_patient
     return f"{mean:.1f} ({fewest} to {most})"
 
 
-def _age(part: Characteristics) -> str:
+def age_text(part: Characteristics) -> str:
+    """Mean and standard deviation in years, and of how many patients."""
     if part.age_mean is None:
         return "unknown"
     spread = "" if part.age_sd is None else f" ± {part.age_sd:.1f}"

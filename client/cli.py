@@ -7,25 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from iedn import progress
-from iedn.console import new_app, run_command, showing_progress
+from iedn.console import new_app, print_parts, run_command, showing_progress
 from iedn.errors import CohortError, ConfigError, PolicyError
 from sites.config import SiteConfig, find_site, load_site_config
 
+from .ledger_cli import ledger
+from .peers_cli import app as peers_app
+from .rating.cli import app as rating_app
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import RenderableType
-
     from .one_scan import OneMap
 
 # What needs torch or takes long to import is imported where it is used, so that `--help` and the
 # commands around keys and connections answer at once.
 
 app = new_app(invoke_without_command=True)
+app.add_typer(rating_app, name="rate")
+app.add_typer(peers_app, name="peers")
+app.command()(ledger)
 
 Against = Literal["cbv", "labels"]
 
@@ -108,7 +109,7 @@ def check(
         raise ConfigError(f"no preset {preset!r}", where="--preset", allowed=", ".join(PRESETS))
     facts = environment_facts(config, offline=offline)
     if not as_json:
-        _print_parts(fact_lines(facts))
+        print_parts(fact_lines(facts))
     try:
         with showing_progress(as_json=as_json):
             reporter = progress.reporter("preparing scans")
@@ -124,7 +125,7 @@ def check(
         extra = {"environment": facts_as_json(facts), "leaves": leaves}
         print(json.dumps(report_json(report, pictures) | extra, indent=2))
     else:
-        _print_parts([*renderables(report, pictures), *leaving_text(leaves)])
+        print_parts([*renderables(report, pictures), *leaving_text(leaves)])
     is_bad = not report.usable or (strict and report.num_errors > 0)
     if code := exit_code_of(facts) or (CohortError.exit_code if is_bad else 0):
         raise typer.Exit(code)
@@ -286,6 +287,45 @@ def evaluate(
 
 
 @app.command()
+def report(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Option(help="Its maps, too: a model file, e.g. best.safetensors.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Patients to show maps of.")] = 4,
+    flip_average: FlipAverage = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write report.html into the site's folder: cohort, maps, what has left. It stays here."""
+    from .site_report import ReportOptions, write_site_report
+
+    options = ReportOptions(model, examples, flip_average, as_json)
+    path = write_site_report(context.obj.config, options)
+    print(json.dumps({"report": str(path)}) if as_json else path)
+
+
+@app.command()
+def audit(
+    context: typer.Context,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Try membership inference on this model file.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a round, to plan the noise.")] = 16,
+    canaries: Annotated[int, typer.Option(min=20, help="Made-up patients.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Try to refute what this site claims about its noise. The result stays here.
+
+    Made-up patients go through the real optimiser, and somebody who sees the outcome guesses who
+    was in. With --model, the same is tried with the losses of the site's own patients.
+    """
+    from .audit_command import audit_site
+
+    config: SiteConfig = context.obj.config
+    print(audit_site(config, model, steps=steps, canaries=canaries, as_json=as_json))
+
+
+@app.command()
 def releases(context: typer.Context, as_json: AsJson = False) -> None:
     """Show what has left this site, after checking that the log is whole."""
     from sites.release_log import verify
@@ -302,12 +342,6 @@ def releases(context: typer.Context, as_json: AsJson = False) -> None:
         print(f"{entry['number']:5} {entry['time']} {entry['kind']:20} {size}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(e["kind"] for e in entries).items())
     print(f"{len(entries)} releases, chain whole{': ' + kinds if kinds else ''}")
-
-
-def _print_parts(parts: "Iterable[RenderableType]") -> None:
-    console = Console()
-    for part in parts:
-        console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
 
 
 def _print_map(made: "OneMap", picture: Path | None, *, as_json: bool) -> None:

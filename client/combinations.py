@@ -6,7 +6,6 @@ complete, so that the same command goes on after any stop. Units name scans: the
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,22 +14,16 @@ import torch
 
 from iedn.batching import restrict
 from iedn.config import Architecture
-from iedn.errors import StatisticsError
 from iedn.evaluation.combination_table import ScanScore
 from iedn.evaluation.combinations import Combination, name_of
-from iedn.evaluation.lesion import contralateral_white_matter, lesion_error, white_matter_of_t1
 from iedn.evaluation.metrics import evaluate_scan
 from iedn.files import atomic_write_bytes
 from iedn.inference import synthesize
-from iedn.modalities import Modality
+from iedn.modalities import in_order
 from iedn.model import Network
 from sites.dataset import ScanDataset, as_sample
-from sites.preprocessing import PreparedScan
-from sites.reading import FloatArray
 
-from .regions import find_region
-
-_log = logging.getLogger(__name__)
+from .regions import lesion_rcbv_error
 
 CPU = torch.device("cpu")
 
@@ -74,6 +67,16 @@ class UnitFolder:
         if content["identity"] != unit.identity:
             return None
         return [ScanScore(**row) for row in content["scores"]]
+
+    def all(self) -> dict[tuple[Architecture, Combination], list[ScanScore]]:
+        """Scores of every unit there is, whatever they depend on."""
+        found: dict[tuple[Architecture, Combination], list[ScanScore]] = {}
+        for path in sorted(self._folder.glob("*--*.json")):
+            content = json.loads(path.read_bytes())
+            combination = in_order(content["combination"])
+            rows = [ScanScore(**row) for row in content["scores"]]
+            found[content["architecture"], combination] = rows
+        return found
 
     def store(self, unit: Unit, scores: Sequence[ScanScore], seconds: float) -> None:
         """Write a unit's scores, whole or not at all."""
@@ -141,22 +144,7 @@ def score_combination(
                 scan_id=record.scan_id,
                 ssim_percent=metrics.ssim_percent,
                 psnr_db=metrics.psnr_db,
-                lesion_error=_lesion_error(scan, scan.cbv, synthetic),
+                lesion_error=lesion_rcbv_error(scan, scan.cbv, synthetic),
             )
         )
     return scores
-
-
-def _lesion_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> float | None:
-    """Absolute error of the lesion's mean rCBV; None without a drawn lesion or a reference."""
-    region, t1 = find_region(scan), scan.images.get(Modality.T1WI)
-    if region is None or t1 is None:
-        return None
-    try:
-        white = white_matter_of_t1(t1, scan.brain_mask)
-        beside = contralateral_white_matter(region.inside, scan.brain_mask, white)
-        found = lesion_error(cbv, synthetic, region.inside, beside, reference="t1-white-matter")
-    except StatisticsError as error:
-        _log.debug("no lesion rCBV of a scan: %s", error)
-        return None
-    return abs(found.mean_error)

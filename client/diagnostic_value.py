@@ -19,8 +19,10 @@ from iedn.evaluation.logistic import cross_validated_scores
 from iedn.evaluation.statistics import (
     Comparison,
     Estimate,
+    RocPoint,
     auc_interval,
     delong_test,
+    roc_curve,
     site_areas,
 )
 from iedn.modalities import Modality
@@ -94,6 +96,7 @@ class DiagnosticResult:
         readers: the reader study, if there is one.
         release: what would leave.
         notes: what could not be computed, and why.
+        curves: of each score, points (1 - specificity, sensitivity) of the ROC curve.
     """
 
     flow: Flow
@@ -103,6 +106,7 @@ class DiagnosticResult:
     readers: ReaderResults | None
     release: DiagnosticRelease
     notes: tuple[str, ...] = field(default=())
+    curves: Mapping[ScoreName, tuple[RocPoint, ...]] = field(default_factory=dict)
 
 
 def check_cohort(
@@ -194,6 +198,7 @@ def evaluate_rows(
             model_hash,
         ),
         notes=tuple(notes),
+        curves={name: roc_curve(labels, s) for name, s in scores.items()},
     )
 
 

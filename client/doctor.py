@@ -14,6 +14,8 @@ from .credentials import credential_facts
 from .fact import Fact, ok
 from .installation import installation_facts, port_fact
 from .leaving import what_leaves
+from .ledger_facts import ledger_facts
+from .peers import peers_fact
 from .reachability import connection_facts
 from .session import count
 
@@ -27,13 +29,15 @@ def environment_facts(config: SiteConfig, *, offline: bool = False) -> list[Fact
         config: the site's.
         offline: leave out what needs the network.
     """
-    facts = installation_facts(config)
+    facts = [*installation_facts(config), *ledger_facts(config)]
     coordinator = config.coordinator
     if coordinator is None:
         found = "the site file has no [coordinator]: for local commands only, it cannot join"
         return [*facts, ok("coordinator", found)]
     facts.append(port_fact(config.folder, coordinator.node_port))
     facts += credential_facts(coordinator)
+    if config.policy.require_secure_aggregation:
+        facts.append(peers_fact(config))
     return facts if offline else [*facts, *connection_facts(coordinator)]
 
 

@@ -1,6 +1,7 @@
 """What ``iedn-client evaluate`` does, by what the maps are held against; each returns its text."""
 
 import json
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from .combination_page import markdown_table
 from .combinations import Unit, UnitFolder, identity_of, score_combination, scored_scans
 from .diagnostic import evaluate_external
 from .diagnostic_value import DiagnosticResult
-from .evaluation import evaluate_scans
+from .evaluation import METRICS, evaluate_scans
 from .model_file import ModelFile, load_model_file
 from .session import SiteSession
 from .table3_page import table3_markdown, would_leave
@@ -72,13 +73,17 @@ def evaluate_split(config: SiteConfig, model: Path, options: CbvOptions) -> str:
             flip_average=options.flip_average,
             device=torch.device(config.device),
         )
-    summary = summary_of(rows)
+    summary = summary_of([row.values for row in rows])
     if options.as_json:
         content = {"split": options.split, "scans": len(rows), **summary}
         return json.dumps(content, indent=2)
-    means = {name: summary[f"{name}_mean"] for name in ("psnr_db", "ssim_percent", "mae")}
-    of = f"(mean of {len(rows)} {options.split} scans)"
-    return "\n".join(f"{name:14} {mean:.4f}  {of}" for name, mean in means.items())
+    lines = []
+    for name in (*METRICS, "lesion_error"):
+        number = sum(math.isfinite(row.values.get(name, math.nan)) for row in rows)
+        if number:
+            of = f"(mean of {number} {options.split} scans)"
+            lines.append(f"{name:14} {summary[f'{name}_mean']:.4f}  {of}")
+    return "\n".join(lines)
 
 
 def evaluate_combinations(config: SiteConfig, model: Path, wanted: str, options: CbvOptions) -> str:
@@ -120,7 +125,7 @@ def evaluate_labels(config: SiteConfig, model: Path, options: LabelOptions) -> s
         raise PolicyError(f"not approved: {refusal}. The table is in {config.folder / TABLE3}.md")
     if options.as_json:
         return json.dumps(_as_json(result, refusal, approved=options.approve), indent=2)
-    return page + "\n" + _what_leaves(result, refusal, approved=options.approve)
+    return page + "\n" + _what_leaves(config, result, refusal, approved=options.approve)
 
 
 def _review(config: SiteConfig, result: DiagnosticResult, *, approve: bool) -> str | None:
@@ -136,11 +141,15 @@ def _review(config: SiteConfig, result: DiagnosticResult, *, approve: bool) -> s
     return None
 
 
-def _what_leaves(result: DiagnosticResult, refusal: str | None, *, approved: bool) -> str:
+def _what_leaves(
+    config: SiteConfig, result: DiagnosticResult, refusal: str | None, *, approved: bool
+) -> str:
     if refusal is not None:
         return f"\nNothing of this would leave: {refusal}."
     release = result.release
-    numbers = would_leave(release.paired_areas, coarsen(release.num_scans))
+    numbers = would_leave(
+        release.paired_areas, coarsen(release.num_scans, config.policy.release_step)
+    )
     state = (
         "Approved: these numbers leave when the coordinator asks for this model:"
         if approved

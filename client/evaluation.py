@@ -18,13 +18,16 @@ from iedn.inference import synthesize
 from iedn.model import Network
 from iedn.protocol.messages import EvaluateReply, EvaluateRequest
 from iedn.protocol.records import Groups
-from sites.dataset import ScanDataset
+from sites.dataset import ScanDataset, as_sample
+from sites.metrics_release import ScanRow
+from sites.preprocessing import PreparedScan
+from sites.reading import FloatArray
 
+from .regions import lesion_rcbv_error
 from .session import SiteSession
 from .training import network_from
 
-Row = dict[str, float]
-
+METRICS = ("psnr_db", "ssim_percent", "mae", "bias", "nrmse")
 NO_CBV = "an evaluating site has no measured CBV: SSIM and PSNR are refused"
 
 
@@ -48,9 +51,8 @@ def answer_metrics(session: SiteSession, request: EvaluateRequest, groups: Group
         device=torch.device(session.config.device),
     )
     table = session.config.folder / f"evaluation-{request.split}-round-{request.round:04d}.csv"
-    _write_table(table, dataset, rows)
-    patients = {record.patient_id for record in dataset.records}
-    return session.egress.metrics(request, rows, len(patients))
+    _write_table(table, rows)
+    return session.egress.metrics(request, rows)
 
 
 def evaluate_scans(
@@ -60,32 +62,46 @@ def evaluate_scans(
     task: str,
     flip_average: bool = False,
     device: torch.device,
-) -> list[Row]:
-    """Metrics of every scan of a dataset, in its order.
+) -> list[ScanRow]:
+    """Metrics of every scan of a dataset, in its order; ``lesion_error`` where one was drawn.
 
     Raises:
         CohortError: the dataset is empty.
     """
     if len(dataset) == 0:
         raise CohortError("no held-out scan with measured CBV to evaluate")
-    rows: list[Row] = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        made = synthesize(model, sample, flip_average=flip_average, device=device)
-        if sample.cbv is None:
+    rows: list[ScanRow] = []
+    for index, record in enumerate(dataset.records):
+        scan = dataset.prepared(index)
+        if scan.cbv is None:
             raise CohortError("a held-out scan has no measured CBV")
-        scan = evaluate_scan(
-            sample.cbv[0].numpy(), made.cbv[0].cpu().numpy(), sample.brain_mask[0].numpy() > 0
+        sample = as_sample(scan)
+        made = synthesize(model, sample, flip_average=flip_average, device=device)
+        rows.append(
+            ScanRow(
+                patient_id=record.patient_id,
+                scan_id=record.scan_id,
+                modalities=frozenset(sample.images),
+                values=scan_values(scan, scan.cbv, made.cbv[0].cpu().numpy()),
+            )
         )
-        rows.append({"psnr_db": scan.psnr_db, "ssim_percent": scan.ssim_percent, "mae": scan.mae})
         progress.report(task, index + 1, len(dataset))
     return rows
 
 
-def _write_table(path: Path, dataset: ScanDataset, rows: Sequence[Row]) -> None:
+def scan_values(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> dict[str, float]:
+    """Metrics of one scan by name; ``lesion_error`` only where a lesion was drawn."""
+    found = evaluate_scan(cbv, synthetic, scan.brain_mask > 0)
+    values = {name: float(getattr(found, name)) for name in METRICS}
+    error = lesion_rcbv_error(scan, cbv, synthetic)
+    return values if error is None else values | {"lesion_error": error}
+
+
+def _write_table(path: Path, rows: Sequence[ScanRow]) -> None:
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, ["patient_id", "scan_id", *rows[0]], lineterminator="\n")
+    columns = ["patient_id", "scan_id", *METRICS, "lesion_error"]
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
-    for record, row in zip(dataset.records, rows, strict=True):
-        writer.writerow({"patient_id": record.patient_id, "scan_id": record.scan_id, **row})
+    for row in rows:
+        writer.writerow({"patient_id": row.patient_id, "scan_id": row.scan_id, **row.values})
     atomic_write_bytes(path, stream.getvalue().encode())

@@ -18,6 +18,9 @@ from iedn.files import atomic_write_bytes
 from iedn.identity import fingerprint, is_p384, public_line
 from sites.config import CoordinatorConfig, SiteConfig
 
+SIGNING_KEY = Path("tls") / "site.key"
+"""Where a site's key is, in its folder, if its site file does not say otherwise."""
+
 
 @dataclass(frozen=True)
 class SiteIdentity:
@@ -47,14 +50,22 @@ def create_identity(config: SiteConfig, *, force: bool = False) -> SiteIdentity:
         ConfigError: the site file names no key.
         IdentityError: there is a key already.
     """
-    key_file = key_file_of(config)
+    return make_identity(key_file_of(config), config.name, force=force)
+
+
+def make_identity(key_file: Path, name: str, *, force: bool = False) -> SiteIdentity:
+    """Make a site's key in a file of its own, and the public half beside it.
+
+    Raises:
+        IdentityError: there is a key already.
+    """
     if key_file.exists() and not force:
         present = read_private_key(key_file).public_key()
         problem = f"{key_file}: there is a key already, {fingerprint(present)}"
         advice = "--force replaces it; the coordinator then has to admit the new one"
         raise IdentityError(f"{problem}; {advice}")
     key = ec.generate_private_key(ec.SECP384R1())
-    line = public_line(key.public_key(), config.name)
+    line = public_line(key.public_key(), name)
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     public_file = key_file.with_suffix(".pub")
     # The private key comes last: while it is missing, the command can simply be given again.
@@ -87,6 +98,15 @@ def key_file_of(config: SiteConfig) -> Path:
         problem = f"the site file of {config.name} names no key"
         raise ConfigError(problem, where="coordinator.key", allowed='e.g. "tls/site.key"')
     return path
+
+
+def signing_key_file(config: SiteConfig) -> Path:
+    """The private key that signs for the site; a simulated site has no coordinator to say where.
+
+    Raises:
+        ConfigError: the site file has a coordinator and names no key.
+    """
+    return config.folder / SIGNING_KEY if config.coordinator is None else key_file_of(config)
 
 
 def read_private_key(path: Path) -> ec.EllipticCurvePrivateKey:

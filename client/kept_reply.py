@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,6 +25,9 @@ from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import Sendable
 
 _log = logging.getLogger(__name__)
+
+Tensors = Deltas | RingGroups
+"""An update's tensors, as they are or masked."""
 
 FILE = "kept-reply.safetensors"
 
@@ -65,7 +69,8 @@ def keep_reply(
 def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Sendable] | None:
     """The kept reply if it answers this very request, else None.
 
-    The request's digest covers run, round, base model and every training setting.
+    The request's digest covers run, round, base model, every training setting and, where the
+    update is masked, all sites and keys of the round.
     A damaged file counts as none: the round is then trained again, with the same result.
     """
     found = _read(folder)
@@ -76,10 +81,20 @@ def kept_reply(folder: Path, request: TrainRequest) -> tuple[TrainReply, Sendabl
     return found.reply, {**by_group(plain), **encoded}
 
 
-def residual_before(folder: Path, request: TrainRequest) -> Residual:
-    """What quantising had left over when the round of this request began; empty at first."""
+def residual_before(folder: Path, request: TrainRequest, *, is_noised: bool) -> Residual:
+    """What quantising had left over when the round of this request began; empty at first.
+
+    Args:
+        folder: the site's.
+        request: of the round.
+        is_noised: whether the round trains with noise. What updates without noise have left over
+            must not leave with one that promises it.
+    """
     found = _read(folder)
     if found is None or found.reply.run != request.run:
+        return {}
+    if is_noised and found.reply.ledger_count is None:
+        _log.warning("noise from round %d on: what quantising had left is dropped", request.round)
         return {}
     if found.reply.round == request.round:  # it is trained again: roll back
         return _under(_BEFORE, found.tensors)
@@ -93,7 +108,7 @@ def residual_before(folder: Path, request: TrainRequest) -> Residual:
 class _Kept:
     request: str
     reply: TrainReply
-    tensors: dict[str, NDArray[np.float32]]
+    tensors: dict[str, NDArray[Any]]
 
 
 def _read(folder: Path) -> _Kept | None:
@@ -107,9 +122,7 @@ def _read(folder: Path) -> _Kept | None:
         return None
 
 
-def _under(
-    prefix: str, tensors: Mapping[str, NDArray[np.float32]]
-) -> dict[str, NDArray[np.float32]]:
+def _under(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 

@@ -4,14 +4,25 @@ The mirror plane is the column of the brain mask's centroid, so that a ratio is 
 tilted or asymmetric head is not corrected. Every value says so in its flags.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from iedn.errors import StatisticsError
+from iedn.evaluation.lesion import (
+    LesionError,
+    contralateral_white_matter,
+    lesion_error,
+    white_matter_of_t1,
+)
+from iedn.modalities import Modality
 from sites.preprocessing import Frame, PreparedScan
 from sites.reading import BoolArray, FloatArray
+
+_log = logging.getLogger(__name__)
 
 RoiSource = Literal["lesion_mask", "reader_roi", "automatic"]
 
@@ -121,3 +132,29 @@ def hot_spot(cbv: FloatArray, brain: BoolArray, grid: Frame) -> BoolArray | None
     spot = np.zeros_like(brain)
     spot[slice_] = squared_mm2 <= HOT_SPOT_RADIUS_MM**2
     return spot & brain
+
+
+def lesion_rcbv(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> LesionError | None:
+    """The drawn lesion's rCBV in both maps; None without a drawn lesion or a reference.
+
+    Args:
+        scan: its regions and T1WI.
+        cbv: measured, (D, H, W).
+        synthetic: (D, H, W).
+    """
+    region, t1 = find_region(scan), scan.images.get(Modality.T1WI)
+    if region is None or t1 is None:
+        return None
+    try:
+        white = white_matter_of_t1(t1, scan.brain_mask)
+        beside = contralateral_white_matter(region.inside, scan.brain_mask, white)
+        return lesion_error(cbv, synthetic, region.inside, beside, reference="t1-white-matter")
+    except StatisticsError as error:
+        _log.debug("no lesion rCBV of a scan: %s", error)
+        return None
+
+
+def lesion_rcbv_error(scan: PreparedScan, cbv: FloatArray, synthetic: FloatArray) -> float | None:
+    """Absolute error of the lesion's mean rCBV; None as of ``lesion_rcbv``."""
+    found = lesion_rcbv(scan, cbv, synthetic)
+    return None if found is None else abs(found.mean_error)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 from iedn import progress
@@ -16,6 +17,8 @@ from sites.release_log import ReleaseLog
 _log = logging.getLogger(__name__)
 
 RELEASES = "releases.jsonl"
+MOST_SESSIONS = 32
+"""Sites that one process keeps warm; a simulation may play more."""
 CLIENT_LOCK = ".client"
 """Held, in the site's folder, by the client that answers for the site."""
 
@@ -78,20 +81,49 @@ def count(dataset: ScanDataset) -> TrainingCounts:
     )
 
 
-_sessions: dict[Path, SiteSession] = {}
-_sessions_lock = threading.Lock()
+class Sessions:
+    """The sessions of a process, made on demand; of many sites only the latest stay.
+
+    A hospital's process has one. A simulation plays any number of sites in one process: a site
+    that has to go is made again from its files when it is asked again, like a process that was
+    restarted. Whoever works with a session keeps it until the work is done.
+
+    Args:
+        most: sessions to keep.
+    """
+
+    def __init__(self, most: int = MOST_SESSIONS) -> None:
+        self._most = most
+        self._sessions: OrderedDict[Path, SiteSession] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def of(self, site_file: Path) -> SiteSession:
+        """The session of a site file; the one that was asked for the longest ago may go."""
+        key = site_file.resolve()
+        with self._lock:
+            session = self._sessions.pop(key, None) or SiteSession(load_site_config(key))
+            self._sessions[key] = session
+            while len(self._sessions) > self._most:
+                self._sessions.popitem(last=False)
+            return session
+
+    def forget(self) -> None:
+        """Drop all sessions, as a restart of the process would."""
+        with self._lock:
+            self._sessions.clear()
+
+
+_sessions = Sessions()
 
 
 def session_for(site_file: Path) -> SiteSession:
-    """The session of a site file, made at the first call of this process."""
-    key = site_file.resolve()
-    with _sessions_lock:
-        if key not in _sessions:
-            _sessions[key] = SiteSession(load_site_config(key))
-        return _sessions[key]
+    """The session of a site file in this process."""
+    return _sessions.of(site_file)
 
 
 def forget_sessions() -> None:
     """Drop all sessions, as a restart of the process would."""
-    with _sessions_lock:
-        _sessions.clear()
+    _sessions.forget()

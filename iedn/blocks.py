@@ -11,6 +11,7 @@ compute the same and a sample never depends on the others of its batch.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
@@ -97,6 +98,9 @@ class ResidualBlock(Initialised):
         kernel: in-plane kernel size k of both convolutions.
         stride: in-plane stride s of the first convolution.
         channels_per_group: see ``NetworkConfig``.
+
+    Attributes:
+        keeps_output: see ``Setup``; set to False where no block takes the output as its input.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class ResidualBlock(Initialised):
         self.second = ConvNorm(middle, channels_out, kernel=size, channels_per_group=group)
         self.shortcut: nn.Module = nn.Identity()
         self.fused = True
+        self.keeps_output = True
         if channels_in != channels_out:
             self.shortcut = ConvNorm(
                 channels_in,
@@ -137,7 +142,8 @@ class ResidualBlock(Initialised):
             parts = [*self.first.parts, *self.second.parts]
             if isinstance(self.shortcut, ConvNorm):
                 parts += self.shortcut.parts
-            fused: Tensor = FusedBlock.apply(x, self.first.setup, *parts)  # type: ignore[no-untyped-call]
+            setup = replace(self.first.setup, keeps_output=self.keeps_output)
+            fused: Tensor = FusedBlock.apply(x, setup, *parts)  # type: ignore[no-untyped-call]
             return fused
         # Not in place: hooks that compute per-sample gradients do not allow it.
         y = self.second(F.leaky_relu(self.first(x), SLOPE))

@@ -44,6 +44,7 @@ def save_checkpoint(
     config: NetworkConfig,
     *,
     metadata: Mapping[str, str] | None = None,
+    model_hash: str | None = None,
 ) -> str:
     """Write a model file, atomically and durably.
 
@@ -52,6 +53,7 @@ def save_checkpoint(
         tensors: parameters by name.
         config: of the network.
         metadata: further strings to keep in the file.
+        model_hash: hash of ``tensors`` if it is known; reading checks it.
 
     Returns:
         The model's hash.
@@ -62,7 +64,7 @@ def save_checkpoint(
     extra = dict(metadata or {})
     if clash := [key for key in OWN_KEYS if key in extra]:
         raise ValueError(f"metadata must not use {clash}")
-    model_hash = state_hash(tensors)
+    model_hash = model_hash or state_hash(tensors)
     header = {
         "schema_version": SCHEMA_VERSION,
         "network": config.model_dump_json(),

@@ -17,6 +17,11 @@ DownEncoding = Literal["fp32", "fp16", "int8", "int4"]
 Recompute = Literal["nothing", "norms", "encoders"]
 """What training computes twice to save memory; a device's own affair, the numbers stay the same."""
 
+PrivacyTier = Literal["off", "reconstruction-guard", "formal"]
+"""How much patients are protected by noise, least first."""
+TrainablePart = Literal["all", "decoder", "norms"]
+"""What private training changes; the smaller, the less noise in all."""
+
 
 class FrozenModel(BaseModel):
     """A pydantic model that is frozen and refuses unknown keys."""
@@ -153,6 +158,18 @@ class TransferConfig(FrozenModel):
                 f"are neither quantised nor compressed. Allowed beside it: transfer.up = 'fp32'"
             )
             raise ValueError(msg)
+
+
+class PrivacyDemand(FrozenModel):
+    """The least that a run asks of the privacy of its sites; a site may do more, never less.
+
+    Attributes:
+        tier: of every site that trains, or a stronger one.
+        noise_multiplier: at least this one, where a site trains with noise.
+    """
+
+    tier: PrivacyTier = "off"
+    noise_multiplier: float = Field(default=0.0, ge=0.0, le=1000.0)
 
 
 class Preset(FrozenModel):

@@ -9,14 +9,14 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 import click
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +26,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from . import progress
 from .errors import IednError
@@ -55,6 +56,13 @@ def showing_progress(*, as_json: bool = False) -> Iterator[None]:
         yield
     finally:
         end()
+
+
+def print_parts(parts: Iterable[RenderableType]) -> None:
+    """Print to stdout; lines of text are not wrapped."""
+    console = Console()
+    for part in parts:
+        console.print(part, highlight=False, soft_wrap=isinstance(part, Text))
 
 
 def new_app(*, invoke_without_command: bool = False) -> typer.Typer:

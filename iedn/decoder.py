@@ -41,7 +41,7 @@ class IednOutput(NamedTuple):
 
 def as_output(channels: Tensor) -> IednOutput:
     """Turn the head's two channels (B, 2, D, H, W) into an output."""
-    channels = channels.float()
+    channels = channels.to(torch.promote_types(channels.dtype, torch.float32))
     return IednOutput(cbv=positive(channels[:, :1]), brain_mask=torch.sigmoid(channels[:, 1:]))
 
 
@@ -97,21 +97,25 @@ class Decoder(nn.Module):
 
 def refinement(width: int, config: NetworkConfig, *, kernel: int = 3) -> nn.Sequential:
     """``config.refine_blocks`` residual blocks that keep the shape."""
-    return nn.Sequential(
-        *(
-            ResidualBlock(width, width, kernel=kernel, channels_per_group=config.channels_per_group)
-            for _ in range(config.refine_blocks)
-        )
-    )
+    blocks = [
+        ResidualBlock(width, width, kernel=kernel, channels_per_group=config.channels_per_group)
+        for _ in range(config.refine_blocks)
+    ]
+    if blocks:
+        blocks[-1].keeps_output = False
+    return nn.Sequential(*blocks)
 
 
 def up_blocks(config: NetworkConfig) -> nn.ModuleList:
     """Blocks for levels ``depth`` to 1: 2C channels in, C in the middle, C / 2 out."""
     widths = level_channels(config)
-    return nn.ModuleList(
+    blocks = [
         ResidualBlock(2 * wide, narrow, middle=wide, channels_per_group=config.channels_per_group)
         for narrow, wide in zip(widths[-2::-1], widths[:0:-1], strict=True)
-    )
+    ]
+    for block in blocks:
+        block.keeps_output = False
+    return nn.ModuleList(blocks)
 
 
 def ascend(blocks: nn.ModuleList, coarsest: Tensor, skips: Iterator[Tensor]) -> Tensor:

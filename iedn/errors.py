@@ -12,6 +12,7 @@
     ├── ProtocolError         1  a message that breaks the protocol
     │   └── RefusedError      1  an update that the gate refused
     └── PolicyError           7  the site's own policy says no
+        └── LedgerError       7  the privacy ledger cannot be written or trusted
 
 Programming mistakes stay ``ValueError``/``TypeError``/``AssertionError``.
 """
@@ -109,3 +110,7 @@ class PolicyError(IednError):
     """The site's own policy says no."""
 
     exit_code = 7
+
+
+class LedgerError(PolicyError):
+    """The privacy ledger cannot be written or trusted, so that nothing may be spent."""

@@ -3,6 +3,8 @@
 import fcntl
 import os
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 
-def atomic_write_bytes(path: Path | str, content: bytes, *, mode: int = 0o666) -> None:
+def atomic_write_bytes(
+    path: Path | str, content: bytes, *, mode: int = 0o666, durable: bool = True
+) -> None:
     """Replace ``path`` by ``content``, durably, even if the process is killed in between.
 
     Written to a temporary name in the same folder, flushed to the disk, renamed, folder flushed.
@@ -22,28 +26,57 @@ def atomic_write_bytes(path: Path | str, content: bytes, *, mode: int = 0o666) -
         path: the file.
         content: all of it.
         mode: permissions of the new file, less the process's umask; 0o600 is for its owner only.
+        durable: false spares the flushes: after a loss of power the file may be old or empty.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with _replacing(path, durable=durable) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
-            _flush(stream)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
 
 
 def atomic_write_tensors(
     path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``."""
+    """Write tensors and strings as one safetensors file; as of ``atomic_write_bytes``.
+
+    The tensors are written from where they lie; none is copied that is contiguous.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     # safetensors writes memory as it lies, and would scramble an array that is not contiguous.
-    contiguous = {name: np.array(array, order="C") for name, array in tensors.items()}
-    atomic_write_bytes(path, safetensors.numpy.save(contiguous, metadata=dict(metadata or {})))
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    with _replacing(path) as temporary:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:  # its word for a full disk, too
+            raise OSError(f"{path}: {error}") from error
+        temporary.chmod(mode)  # safetensors makes its files for their owner only
+
+
+def atomic_copy(source: Path, target: Path) -> None:
+    """Replace ``target`` by the content of ``source``, as of ``atomic_write_bytes``."""
+    with _replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A name to write under; at the end of the block it replaces ``path``, at an error it goes."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        if durable:
+            _flush_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        flush_folder(path.parent)
 
 
 @contextmanager
@@ -62,6 +95,14 @@ def only_process(path: Path) -> Iterator[bool]:
         yield True
 
 
+@contextmanager
+def exclusively(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock while the block lasts, after waiting for whoever holds it."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def append_line(path: Path | str, line: str) -> None:
     """Append ``line`` and a line feed to ``path``, durably; the file is made if it is missing.
 
@@ -78,7 +119,7 @@ def append_line(path: Path | str, line: str) -> None:
         stream.write(_line_feed_if_torn(stream) + line.encode() + b"\n")
         _flush(stream)
     if is_new:
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def cut_torn_line(path: Path) -> None:
@@ -106,7 +147,16 @@ def _flush(stream: BinaryIO) -> None:
     os.fsync(stream.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def _flush_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Write to the disk which files a folder holds."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

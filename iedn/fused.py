@@ -3,7 +3,9 @@
 Of a block's tensors only its input, its output and what the two convolutions gave are kept for the
 backward pass. Normalised and activated values and the shortcut are computed again there: they cost
 memory traffic or a small matrix product, never a large convolution, and keeping them would double
-the memory of training. The numbers are those of PyTorch's own modules, up to float32 rounding.
+the memory of training. What the first convolution of a one-channel image gave is computed again
+too, and the output where the next block does not keep it as its input anyway. The numbers are those
+of PyTorch's own modules, up to float32 rounding.
 
 Under autocast convolutions take its dtype; moments stay float32.
 """
@@ -29,12 +31,15 @@ class Setup:
         channels_per_group: channels that share statistics.
         epsilon: added to variances.
         slope: of the activation below 0.
+        keeps_output: keep the block's output for the backward pass. That costs no memory where it
+            is the input of another block, which keeps it as well.
     """
 
     stride: int
     channels_per_group: int
     epsilon: float
     slope: float
+    keeps_output: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,12 @@ class FusedBlock(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             first = Branch.run(x, parameters[:3], setup, setup.stride)
             second = Branch.run(_activated(first, setup), parameters[3:6], setup, 1)
-            out = second.output()
-            if len(parameters) > 6:
-                out += Branch.run(x, parameters[6:], setup, setup.stride).output()
-            else:
-                out += x
-            F.leaky_relu_(out, setup.slope)
+            out = _block_output(x, second, parameters[6:], setup)
         ctx.setup = setup
+        kept_out = out if setup.keeps_output else None
+        kept_y = None if _is_cheap(x) else first.y
         ctx.save_for_backward(
-            x, out, first.y, *first.moments, second.y, *second.moments, *parameters
+            x, kept_out, kept_y, *first.moments, second.y, *second.moments, *parameters
         )
         return out
 
@@ -131,9 +133,13 @@ class FusedBlock(torch.autograd.Function):
         setup: Setup = ctx.setup
         need_x: bool = ctx.needs_input_grad[0]
         x, out, y_1, mean_1, scale_1, y_2, mean_2, scale_2, *parameters = ctx.saved_tensors
+        if y_1 is None:
+            y_1 = convolve(x, parameters[0].to(x.dtype), setup.stride)
         first = Branch(x, y_1, Moments(mean_1, scale_1), parameters[:3])
         active = _activated(first, setup)
         second = Branch(active, y_2, Moments(mean_2, scale_2), parameters[3:6])
+        if out is None:
+            out = _block_output(x, second, parameters[6:], setup)
 
         grad = _activation_backward(_laid_out(grad), out, setup)
         inner, *of_second = second.backward(grad, setup, 1)
@@ -157,6 +163,17 @@ def _operand(x: Tensor) -> Tensor:
 
 def _laid_out(grad: Tensor) -> Tensor:
     return grad.contiguous(memory_format=CHANNELS_LAST)
+
+
+def _is_cheap(x: Tensor) -> bool:
+    """Whether the first convolution is cheap enough to run again: of one channel to C, 1 : C."""
+    return x.shape[1] == 1
+
+
+def _block_output(x: Tensor, second: Branch, shortcut: Sequence[Tensor], setup: Setup) -> Tensor:
+    out = second.output()
+    out += Branch.run(x, shortcut, setup, setup.stride).output() if shortcut else x
+    return F.leaky_relu_(out, setup.slope)
 
 
 def _activated(branch: Branch, setup: Setup) -> Tensor:

@@ -38,21 +38,33 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     Raises:
         IdentityError: the file cannot be read, holds a private key, or another kind of key.
     """
-    content = _content(path, "public key")
+    return parse_public_key(_content(path, "public key"), str(path))
+
+
+def parse_public_key(content: bytes, where: str) -> ec.EllipticCurvePublicKey:
+    """An EC P-384 public key from OpenSSH's one line.
+
+    Args:
+        content: the line.
+        where: it came from, for messages.
+
+    Raises:
+        IdentityError: it is a private key, or another kind of key.
+    """
     if b"PRIVATE KEY" in content:
         problem = (
             "holds a private key, which is never handed on; make a new one, send its .pub file"
         )
-        raise IdentityError(f"{path}: {problem}")
+        raise IdentityError(f"{where}: {problem}")
     if len(content) > _MAX_KEY_BYTES:
-        raise IdentityError(f"{path}: is no public key ({len(content)} bytes)")
+        raise IdentityError(f"{where}: is no public key ({len(content)} bytes)")
     try:
         key = load_ssh_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
         expected = "one line that starts with ecdsa-sha2-nistp384, as `iedn-client init` writes it"
-        raise IdentityError(f"{path}: is no OpenSSH public key ({error}); {expected}") from None
+        raise IdentityError(f"{where}: is no OpenSSH public key ({error}); {expected}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not is_p384(key):
-        raise IdentityError(f"{path}: must be an EC P-384 key (ecdsa-sha2-nistp384)")
+        raise IdentityError(f"{where}: must be an EC P-384 key (ecdsa-sha2-nistp384)")
     return key
 
 

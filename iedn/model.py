@@ -81,15 +81,20 @@ def total_weight(images: Images, weights: Weights | None) -> Tensor:
 Network = Iedn | EncoderDecoder
 
 
+def empty_network(config: NetworkConfig) -> Network:
+    """The network of ``config`` with whatever the memory holds: every weight is still to be set."""
+    with torch.device("meta"):
+        network = Iedn(config) if config.architecture == "iedn" else EncoderDecoder(config)
+    return network.to_empty(device="cpu")
+
+
 def build_network(config: NetworkConfig, seed: int) -> Network:
     """The network of ``config`` with initial weights that depend on ``seed`` alone.
 
     Every group of parameters has a seed of its own: the encoder of a modality starts equal whatever
     other modalities are configured. PyTorch's global random state is neither read nor changed.
     """
-    with torch.device("meta"):
-        network = Iedn(config) if config.architecture == "iedn" else EncoderDecoder(config)
-    network.to_empty(device="cpu")
+    network = empty_network(config)
     for name, part in _separately_seeded(network).items():
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -6,7 +6,7 @@ PyTorch is imported only where a network is at hand.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from .config import NetworkConfig
 from .errors import ProtocolError
 from .modalities import Modality, in_order
-from .protocol.checks import check_tensors
+from .protocol.checks import Shapes, check_tensors
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 SHARED_GROUP = "decoder"
 
 Array = NDArray[np.float32]
 Tensors = Mapping[str, Array]
+S = TypeVar("S", bound=np.generic)
 
 
 def group_of(name: str) -> str:
@@ -61,7 +63,15 @@ def state_by_group(model: "nn.Module") -> dict[str, dict[str, Array]]:
     return groups
 
 
-def flatten(groups: Mapping[str, Tensors]) -> dict[str, Array]:
+def shapes_of_network(model: "nn.Module") -> Shapes:
+    """Shapes of all parameters, by group and name."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in model.state_dict().items():
+        shapes.setdefault(group_of(name), {})[name] = tuple(tensor.shape)
+    return shapes
+
+
+def flatten(groups: Mapping[str, Mapping[str, NDArray[S]]]) -> dict[str, NDArray[S]]:
     """All tensors of all groups by name."""
     return {name: array for tensors in groups.values() for name, array in tensors.items()}
 
@@ -95,16 +105,24 @@ def load_groups(model: "nn.Module", groups: Mapping[str, Tensors]) -> None:
     with torch.no_grad():
         for group, tensors in groups.items():
             for name, array in tensors.items():
-                own[group][name].copy_(torch.from_numpy(np.array(array)))
+                own[group][name].copy_(_as_tensor(array))
+
+
+def _as_tensor(array: Array) -> "torch.Tensor":
+    """The array as a tensor; copied only where PyTorch would warn or refuse."""
+    import torch
+
+    is_fit = array.flags.writeable and array.flags.c_contiguous
+    return torch.from_numpy(array if is_fit else np.array(array))
 
 
 def state_hash(tensors: Mapping[str, NDArray[np.generic]]) -> str:
     """SHA-256 (hex) over sorted names, dtypes, shapes and little-endian bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name]).reshape(tensors[name].shape)
+        array = np.asarray(tensors[name], order="C")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         header = f"{name}\0{little.dtype.str}\0{little.shape}\0"
         digest.update(header.encode())
-        digest.update(little.tobytes())
+        digest.update(little.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -13,9 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from iedn.errors import ConfigError, IdentityError
 from iedn.files import atomic_write_bytes
 from iedn.identity import fingerprint, public_line, read_public_key
+from iedn.peers import PeerList
 
 from .config import load_federation
 from .provisioning import ADMITTED, FEDERATION_FILE, REVOKED
+
+ROSTER = "roster.json"
+"""The list of admitted training sites that every one of them accepts; see ``iedn.peers``."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,28 @@ def admitted_keys(folder: Path) -> dict[str, EllipticCurvePublicKey]:
 def admitted_names(folder: Path) -> frozenset[str]:
     """Names of the admitted sites."""
     return frozenset(p.stem for p in _admitted_files(folder))
+
+
+def write_roster(folder: Path) -> tuple[Path, PeerList, tuple[str, ...]]:
+    """Write ``roster.json``: the admitted training sites and their keys, for the sites to accept.
+
+    Returns:
+        The file, the list, and training sites that are not admitted yet.
+
+    Raises:
+        ConfigError: no training site is admitted.
+        IdentityError: a file of ``admitted/`` is no public key.
+    """
+    config = load_federation(folder / FEDERATION_FILE)
+    trainers = {name for name, entry in config.sites.items() if entry.role == "train"}
+    keys = {name: key for name, key in admitted_keys(folder).items() if name in trainers}
+    if not keys:
+        where, allowed = str(folder / ADMITTED), "iedn-server admit SITE KEYFILE, then this"
+        raise ConfigError("no training site is admitted", where=where, allowed=allowed)
+    listed = PeerList.of(config.run, keys)
+    path = folder / ROSTER
+    atomic_write_bytes(path, listed.to_bytes())
+    return path, listed, tuple(sorted(trainers - set(keys)))
 
 
 def _admitted_files(folder: Path) -> list[Path]:

@@ -5,9 +5,10 @@ For group g with contributors K_g, deltas D_kg and integer weights w_kg::
     mean_g = sum_{k in K_g} w_kg D_kg / sum_{k in K_g} w_kg
 
 Deltas are quantised to int64 fixed point (2^-30), multiplied by the integer weight and summed as
-integers, so that the result is bit-identical whatever the order or grouping of replies. The gate
-guarantees |delta| <= 2^10 and a total weight <= 2^20 a group: |sum| <= 2^60 fits an int64. Nothing
-here draws random numbers, knows Flower or checks updates (see ``gate``).
+integers (see ``iedn.fixed_point``), so that the result is bit-identical whatever the order or
+grouping of replies. The gate guarantees |delta| <= 2^10 and a total weight <= 2^20 a group:
+|sum| <= 2^60 fits an int64. Nothing here draws random numbers, knows Flower or checks updates (see
+``gate``).
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,15 +18,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from iedn.fixed_point import MAX_TOTAL_WEIGHT, ExactSum
 from iedn.protocol.checks import Shapes, shapes_of
 
 AggregationName = Literal["per-group", "fedavg"]
 Float32Groups = dict[str, dict[str, NDArray[np.float32]]]
 Float64Groups = dict[str, dict[str, NDArray[np.float64]]]
-
-FRACTION_BITS = 30
-MAX_TOTAL_WEIGHT = 2**20
-_SCALE = float(2**FRACTION_BITS)
+Means = Iterable[tuple[str, str, NDArray[np.float64]]]
+"""(group, tensor name, mean delta), one tensor after the other."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class StreamingSum:
 
     shapes: Shapes
     method: AggregationName = "per-group"
-    _sums: dict[str, dict[str, NDArray[np.int64]]] = field(default_factory=dict)
+    _sums: dict[str, dict[str, ExactSum]] = field(default_factory=dict)
     _weights: dict[str, int] = field(default_factory=dict)
     _site_weights: int = 0
 
@@ -69,9 +69,11 @@ class StreamingSum:
         for group, tensors in update.deltas.items():
             weight = self._weight(update, group)
             self._weights[group] = self._weights.get(group, 0) + weight
-            sums = self._sums.setdefault(group, self._zeros(group))
+            if group not in self._sums:
+                self._sums[group] = self._zeros(group)
+            sums = self._sums[group]
             for name, delta in tensors.items():
-                sums[name] += quantise(delta) * np.int64(weight)
+                sums[name].add(delta, weight)
 
     def would_overflow(self, update: Update) -> bool:
         """Whether adding ``update`` would exceed the total weight of 2^20 in any group."""
@@ -84,9 +86,19 @@ class StreamingSum:
     def mean_deltas(self) -> Float64Groups:
         """Weighted mean delta of every group that has a contributor, float64."""
         return {
-            group: {name: total / _SCALE / self._divisor(group) for name, total in sums.items()}
+            group: {name: total.mean(self._divisor(group)) for name, total in sums.items()}
             for group, sums in self._sums.items()
         }
+
+    def drain(self) -> Means:
+        """Weighted mean delta of one tensor after the other; each sum is let go.
+
+        Besides the model that is made of them, no more than one tensor's mean is in memory.
+        """
+        for group in list(self._sums):
+            sums, divisor = self._sums.pop(group), self._divisor(group)
+            for name in list(sums):
+                yield group, name, sums.pop(name).mean(divisor)
 
     def _divisor(self, group: str) -> float:
         return float(self._site_weights if self.method == "fedavg" else self._weights[group])
@@ -94,8 +106,8 @@ class StreamingSum:
     def _weight(self, update: Update, group: str) -> int:
         return update.site_weight if self.method == "fedavg" else update.weights[group]
 
-    def _zeros(self, group: str) -> dict[str, NDArray[np.int64]]:
-        return {name: np.zeros(shape, np.int64) for name, shape in self.shapes[group].items()}
+    def _zeros(self, group: str) -> dict[str, ExactSum]:
+        return {name: ExactSum(shape) for name, shape in self.shapes[group].items()}
 
     def _check(self, update: Update) -> None:
         unknown = sorted(set(update.deltas) - set(self.shapes))
@@ -111,12 +123,6 @@ class StreamingSum:
             raise ValueError(msg)
 
 
-def quantise(delta: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Fixed point with 30 fractional bits, round half to even; exact for |delta| <= 2^10."""
-    scaled = np.multiply(delta, _SCALE, dtype=np.float64)
-    return np.rint(scaled, out=scaled).astype(np.int64)
-
-
 def apply_step(
     model: Mapping[str, Mapping[str, NDArray[np.float32]]],
     step: Mapping[str, Mapping[str, NDArray[np.float64]]],
@@ -124,7 +130,7 @@ def apply_step(
     """Add ``step`` in float64, round once to float32; groups without a step stay as they are."""
     return {
         group: {
-            name: _moved(value, step[group][name]) if group in step else value
+            name: moved(value, step[group][name]) if group in step else value
             for name, value in tensors.items()
         }
         for group, tensors in model.items()
@@ -149,10 +155,13 @@ def aggregate(
     total = StreamingSum(shapes_of(model), method)
     for update in updates:
         total.add(update)
-    means = total.mean_deltas()
-    step = {g: {n: eta * d for n, d in tensors.items()} for g, tensors in means.items()}
-    return apply_step(model, step)
+    result = {group: dict(tensors) for group, tensors in model.items()}
+    for group, name, mean in total.drain():
+        result[group][name] = moved(model[group][name], eta * mean)
+    return result
 
 
-def _moved(value: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.float32]:
-    return np.asarray(value.astype(np.float64) + step, dtype=np.float32)
+def moved(value: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.float32]:
+    """``value + step`` in float64, rounded once to float32; no copy of either is made."""
+    result = np.empty(value.shape, np.float32)
+    return np.add(value, step, out=result, dtype=np.float64, casting="same_kind")

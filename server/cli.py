@@ -113,6 +113,27 @@ def revoke(site: SiteArgument, run_dir: RunDirOption = HERE) -> None:
 
 
 @app.command()
+def roster(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Write the list of admitted training sites and their keys, which every site accepts."""
+    from iedn.peers import digest_of, peer_lines
+
+    from .admission import write_roster
+
+    path, listed, absent = write_roster(run_dir)
+    if as_json:
+        prints = {name: peer.fingerprint for name, peer in listed.sites.items()}
+        facts = {"file": str(path), "sites": prints, "sha256": digest_of(listed)}
+        print(json.dumps(facts | {"not_admitted": absent}, indent=2))
+        return
+    for line in peer_lines(listed):
+        print(line)
+    if absent:
+        print(f"warning: not admitted yet, and not on the list: {', '.join(absent)}")
+    print(f"next: send {path} to every site; each compares the fingerprints with the other sites")
+    print("by telephone, then: iedn-client --site NAME peers accept FILE")
+
+
+@app.command()
 def renew(
     run_dir: RunDirOption = HERE,
     host: Annotated[str, typer.Option(help="Other names or addresses, by commas.")] = "",

@@ -1,26 +1,27 @@
 """The coordinator's configuration: ``federation.toml``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from iedn.config import (
     PRESETS,
     FrozenModel,
     Preset,
     PresetName,
+    PrivacyDemand,
     TrainingConfig,
     TransferConfig,
 )
-from iedn.protocol.messages import Role, RunName
+from iedn.protocol.messages import Role, RunName, SiteName
 from iedn.toml import config_error_from, load_toml
 
 from .aggregation import AggregationName
 from .gate import GateConfig
 from .optimizers import ServerOptimizerConfig
 
-SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+SecureAggregation = Literal["off", "on"]
 SelectionRule = Literal["mean-psnr", "worst-site-psnr", "last"]
 
 
@@ -98,8 +99,10 @@ class FederationConfig(FrozenModel):
         seed: every random choice of training derives from (seed, round, site).
         preset: a named grid and network, or
         custom_preset: one written out.
+        privacy: the least privacy that the run asks of its sites.
         transfer: how models and updates travel.
         sites: who takes part, by name.
+        secure_aggregation: ``on``: sites mask their updates, so that only sums can be read.
         flip_average: average with the left-right flipped input when evaluating.
         simulation: the run plays all parts on one machine; every report says so.
         listen: where sites reach the coordinator; absent where no site is outside.
@@ -110,10 +113,12 @@ class FederationConfig(FrozenModel):
     preset: PresetName | None = None
     custom_preset: Preset | None = None
     training: TrainingConfig = TrainingConfig()
+    privacy: PrivacyDemand = PrivacyDemand()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
     transfer: TransferConfig = TransferConfig()
     sites: dict[SiteName, SiteEntry] = Field(min_length=1)
+    secure_aggregation: SecureAggregation = "off"
     flip_average: bool = False
     simulation: bool = False
     listen: ListenConfig | None = None
@@ -127,7 +132,19 @@ class FederationConfig(FrozenModel):
         if self.rounds.quorum > trainers:
             msg = f"rounds.quorum {self.rounds.quorum} exceeds the {trainers} training sites"
             raise ValueError(msg)
+        if self.secure_aggregation == "on":
+            self._check_sums_suffice()
         return self
+
+    def _check_sums_suffice(self) -> None:
+        """Who sees only sums of groups cannot weigh, or judge, the update of a single site."""
+        if self.aggregation.method != "per-group":
+            msg = 'secure_aggregation = "on" needs aggregation.method = "per-group"'
+            raise ValueError(msg)
+        if self.aggregation.gate.norm_factor is not None:
+            msg = 'secure_aggregation = "on" hides single norms: aggregation.gate.norm_factor'
+            raise ValueError(f"{msg} has to be left out")
+        self.transfer.check_beside_secure_aggregation()
 
     @property
     def effective_preset(self) -> Preset:

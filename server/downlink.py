@@ -10,6 +10,8 @@ ends up with, and the message itself, do not.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from flwr.app import RecordDict
 
@@ -20,8 +22,8 @@ from iedn.protocol.encoding import apply_delta, encode
 from iedn.protocol.messages import MISSING_BASE, FailureReply
 from iedn.protocol.records import Sendable, parse
 
-from .aggregation import Float32Groups, Float64Groups, apply_step
-from .optimizers import Moments
+from .aggregation import Float32Groups, Means
+from .optimizers import Moments, ServerOptimizerConfig, advance, steps
 
 _RESIDUAL = "residual"
 
@@ -101,35 +103,44 @@ def hashes_of(model: Float32Groups, transfer: TransferConfig) -> dict[str, str]:
     return {g: state_hash(t) for g, t in model.items()} if transfer.hold else {}
 
 
-def committed_step(
-    offer: Offer, step: Float64Groups, moments: Moments, transfer: TransferConfig
+def next_model(
+    offer: Offer,
+    means: Means,
+    moments: Moments,
+    optimizer: ServerOptimizerConfig,
+    transfer: TransferConfig,
 ) -> tuple[Float32Groups, Moments, LastStep]:
-    """The model after a step, as every site will hold it.
+    """The model after a round, as every site will hold it.
 
     Args:
         offer: the model before.
-        step: to add, by group; groups without one stay as they are.
-        moments: optimiser state after the round, and what quantising had left over before it.
+        means: mean deltas, group after group; used up. Groups without stay as they are.
+        moments: optimiser state before, and what quantising had left over; not changed.
+        optimizer: what becomes of a mean delta.
         transfer: how models travel.
 
     Returns:
         The model, the state with what quantising has left over now, and the step as it travels.
     """
     if transfer.down == "fp32":
-        return apply_step(offer.model, step), moments, _last_step(offer, step, {})
+        changed: set[str] = set()
+        model, after = advance(offer.model, _noted(means, changed), moments, optimizer)
+        return model, after, LastStep(offer.model_hash, frozenset(changed))
     model, after, payloads = dict(offer.model), dict(moments), {}
-    for group, tensors in step.items():
-        before = _residual(moments, group, tensors)
-        entropy = transfer.entropy_coding
-        encoded = encode(tensors, before, transfer.down, entropy_coding=entropy)
+    for group, tensors in groupby(steps(means, after, optimizer), itemgetter(0)):
+        step = {name: values for _, name, values in tensors}
+        before = _residual(moments, group, step)
+        encoded = encode(step, before, transfer.down, entropy_coding=transfer.entropy_coding)
         model[group] = apply_delta(offer.model[group], encoded.decoded)
         payloads[group] = encoded.payload
         after |= {f"{_RESIDUAL}/{group}/{n}": lost for n, lost in encoded.residual.items()}
-    return model, after, _last_step(offer, step, payloads)
+    return model, after, LastStep(offer.model_hash, frozenset(payloads), payloads)
 
 
-def _last_step(offer: Offer, step: Float64Groups, payloads: Mapping[str, bytes]) -> LastStep:
-    return LastStep(offer.model_hash, frozenset(step), payloads)
+def _noted(means: Means, groups: set[str]) -> Means:
+    for group, name, mean in means:
+        groups.add(group)
+        yield group, name, mean
 
 
 def _residual(moments: Moments, group: str, tensors: Mapping[str, object]) -> Moments:

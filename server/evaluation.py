@@ -5,7 +5,9 @@ does not decide alone; the worst site is always reported.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 from flwr.app import RecordDict
@@ -20,15 +22,17 @@ from iedn.protocol.messages import (
     EvaluationKind,
     Split,
 )
-from iedn.protocol.records import array_bytes, parse, to_record
+from iedn.protocol.records import parse
 
 from .config import SelectionRule
-from .downlink import Offer, hashes_of
+from .downlink import Offer
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
+from .outgoing import Outgoing
 from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
+_MEAN = "_mean"
 
 Facts = dict[str, Any]
 
@@ -63,22 +67,16 @@ def evaluate(
     results: dict[str, Facts] = {}
     areas: dict[str, dict[ComparisonName, SiteAreas]] = {}
     roster: Roster = {}
+    outgoing = Outgoing(federation, subject.offer)
     label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
 
-    hashes = hashes_of(subject.offer.model, federation.config.transfer)
-    sent_bytes: dict[str, int] = {}
-
     def request(site: str) -> RecordDict:
-        groups = federation.groups_of(site)
         message = _request(federation, subject, split, evaluation)
-        own = {g: h for g, h in hashes.items() if g in groups}
-        message = message.model_copy(update={"group_hashes": own})
-        record = to_record(message, subject.offer.to_send(groups, federation.holdings.of(site)))
-        sent_bytes[site] = sent_bytes.get(site, 0) + array_bytes(record)
-        return record
+        hashes = outgoing.hashes(site)
+        return outgoing.record(site, message.model_copy(update={"group_hashes": hashes}))
 
     def on_reply(site: str, record: RecordDict) -> bool:
-        if federation.holdings.must_send_all(site, record):
+        if outgoing.must_go_again(site, record):
             return True
         try:
             reply = parse(record, EvaluateReply)
@@ -103,8 +101,9 @@ def evaluate(
         "evaluation": evaluation,
         "sites": dict(sorted(results.items())),
         "roster": dict(sorted(roster.items())),
-        "bytes_down": dict(sorted(sent_bytes.items())),
+        "bytes_down": dict(sorted(outgoing.sent_bytes.items())),
         "score": score(results, federation.config.rounds.selection) if is_metrics else None,
+        "over_sites": over_sites(results),
         "stratified": stratified(areas),
     }
 
@@ -116,6 +115,35 @@ def _facts(site: str, reply: EvaluateReply, areas: dict[ComparisonName, SiteArea
         return facts
     sent = {name: numbers.model_dump() for name, numbers in reply.paired_areas.items()}
     return facts | {"areas": stratified({site: areas}), "paired_areas": sent}
+
+
+def over_sites(results: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Each metric over the sites that gave it, all sites alike.
+
+    Returns:
+        By name of the metric (``with_asl_psnr_db``): mean, SD (n - 1; None for one site), the worst
+        site's value and name, and how many sites.
+    """
+    found: dict[str, Facts] = {}
+    names = {name for result in results.values() for name in result["metrics"]}
+    for full in sorted(name for name in names if name.endswith(_MEAN)):
+        values = {s: float(r["metrics"][full]) for s, r in results.items() if full in r["metrics"]}
+        name = full.removesuffix(_MEAN)
+        worst = max(values, key=lambda site: _badness(name, values[site]))
+        found[name] = {
+            "mean": math.fsum(values.values()) / len(values),
+            "sd": stdev(values.values()) if len(values) > 1 else None,
+            "worst": values[worst],
+            "worst_site": worst,
+            "sites": len(values),
+        }
+    return found
+
+
+def _badness(name: str, value: float) -> float:
+    if name.endswith(("psnr_db", "ssim_percent")):
+        return -value
+    return abs(value)
 
 
 def score(results: dict[str, Facts], rule: SelectionRule) -> float | None:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import httpx
 from flwr.app import Message, RecordDict
@@ -207,6 +208,22 @@ def _content(reply: Message | None) -> RecordDict:
     return content if isinstance(content, RecordDict) else RecordDict()
 
 
+@runtime_checkable
+class WakingGrid(Protocol):
+    """A grid that says when a reply has come, so that nobody has to look again and again."""
+
+    def wait_for_reply(self, seconds: float) -> None:
+        """Return when a reply has come since the last call, at the latest after ``seconds``."""
+        ...
+
+
+def _pause(grid: Grid, seconds: float) -> None:
+    if isinstance(grid, WakingGrid):
+        grid.wait_for_reply(seconds)
+    else:
+        time.sleep(seconds)
+
+
 def ask(
     grid: Grid,
     registry: SiteRegistry,
@@ -233,10 +250,11 @@ def ask(
         exchange.push(nodes)
         exchange.pull(nodes, on_reply)
         exchange.give_up(registry.is_admitted)
-        live.report(exchange.snapshot(nodes))
+        if live.is_watched():
+            live.report(exchange.snapshot(nodes))
         if exchange.is_over():
             break
-        time.sleep(patience.poll_interval_s)
+        _pause(grid, patience.poll_interval_s)
     missing = exchange.close()
     for site, reason in sorted(missing.items()):
         _log.warning("%s: no reply from %s (%s)", question.label, site, reason)

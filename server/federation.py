@@ -1,7 +1,7 @@
 """Who takes part: joining, roles, ownership of groups, and the quorum."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,9 +17,12 @@ from iedn.protocol.records import parse, to_record
 from .config import FederationConfig
 from .downlink import Holdings
 from .exchange import Patience, Question, ask
+from .gate import declared_weight
 from .registry import SiteRegistry
 
 _log = logging.getLogger(__name__)
+
+_ENDING = "Nothing was committed; start again with the same command to go on from here"
 
 Roster = dict[str, dict[str, Any]]
 """What became of each site in a round: ``status`` and facts; a refusal carries its code."""
@@ -36,6 +39,20 @@ class QuorumError(IednError):
     def __init__(self, text: str, roster: Roster) -> None:
         self.roster = roster
         super().__init__(text)
+
+
+@dataclass(frozen=True)
+class Owners:
+    """What a site is told of all who train its groups.
+
+    Attributes:
+        sites: how many train each group.
+        shares: percent, rounded up, of a group's declared scans that the site with most of them
+            has.
+    """
+
+    sites: Mapping[str, int]
+    shares: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,15 @@ class Federation:
     def trainers(self) -> list[str]:
         """The training sites that joined."""
         return [s for s, c in sorted(self.capabilities.items()) if c.role == "train"]
+
+    def owners(self, sites: Mapping[str, Sequence[str]]) -> Owners:
+        """Numbers and shares of the sites that train each group; ``sites`` have joined."""
+        weights = {
+            group: [declared_weight(self.capabilities[site], group) for site in names]
+            for group, names in sites.items()
+        }
+        shares = {g: -(-100 * max(w) // sum(w)) for g, w in weights.items() if sum(w)}
+        return Owners({group: len(names) for group, names in sites.items()}, shares)
 
     def evaluators(self) -> list[str]:
         """The evaluating sites that joined."""
@@ -143,8 +169,22 @@ def _checked(
     return capabilities
 
 
-def check_quorum(config: FederationConfig, present: list[str], roster: Roster, label: str) -> None:
+def check_quorum(
+    config: FederationConfig,
+    present: list[str],
+    roster: Roster,
+    label: str,
+    *,
+    ending: str = _ENDING,
+) -> None:
     """Stop the run unless enough training sites, and every required one, are present.
+
+    Args:
+        config: says how many, and which.
+        present: sites that are.
+        roster: what became of the others.
+        label: what they were needed for.
+        ending: what the stop means for the run, as a sentence without a full stop.
 
     Raises:
         QuorumError: says how many there are, and why each other site is missing.
@@ -162,7 +202,7 @@ def check_quorum(config: FederationConfig, present: list[str], roster: Roster, l
         f"{label}: {len(present)} of {config.rounds.quorum} needed sites"
         + (f"; required but missing: {', '.join(absent)}" if absent else "")
         + (f" ({reasons})" if reasons else "")
-        + ". Nothing was committed; start again with the same command to go on from here"
+        + f". {ending}"
     )
     raise QuorumError(text, dict(sorted(roster.items())))
 

@@ -14,7 +14,14 @@ from pydantic import Field
 
 from iedn.config import FrozenModel
 from iedn.errors import RefusedError
-from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
+from iedn.masking import MaskRound, roster_digest
+from iedn.protocol.checks import (
+    MAX_ABS_DELTA,
+    Shapes,
+    check_ring_tensors,
+    check_tensors,
+    update_norm,
+)
 from iedn.protocol.messages import SiteCapabilities, TrainReply, TrainRequest
 
 
@@ -41,6 +48,19 @@ class GateConfig(FrozenModel):
 
 
 @dataclass(frozen=True)
+class SeenLedger:
+    """Where a site's privacy ledger stood when this run last had an update of it.
+
+    Attributes:
+        count: entries.
+        hash: of the last one.
+    """
+
+    count: int
+    hash: str
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What one site may answer in one round.
 
@@ -49,12 +69,14 @@ class Expectation:
         capabilities: what it declared; weights must match it.
         shapes: tensors of the groups it was sent.
         norm_bound: largest accepted norm.
+        ledger: what its privacy ledger must continue; None if none was seen yet.
     """
 
     request: TrainRequest
     capabilities: SiteCapabilities
     shapes: Shapes
     norm_bound: float
+    ledger: SeenLedger | None = None
 
 
 def admit(
@@ -67,18 +89,45 @@ def admit(
     Raises:
         RefusedError: with a code for the roster: ``wrong-run``, ``wrong-round``, ``wrong-base``,
             ``wrong-group``, ``wrong-key``, ``wrong-dtype``, ``wrong-shape``, ``not-finite``,
-            ``too-large``, ``wrong-weight`` or ``norm``.
+            ``too-large``, ``wrong-weight``, ``norm`` or ``ledger-rolled-back``.
     """
     _check_round(reply, expected.request)
     _check_groups(reply, expected)
     sent = {g: expected.shapes[g] for g in reply.weights}
     check_tensors(deltas, sent, max_abs=MAX_ABS_DELTA)
     _check_weights(reply, expected.capabilities)
+    _check_ledger(reply, expected.ledger)
     norm = update_norm(deltas)
     if norm > expected.norm_bound:
         text = f"the update's norm {norm:.4g} exceeds {expected.norm_bound:.4g}"
         raise RefusedError("norm", text)
     return norm
+
+
+def admit_masked(
+    reply: TrainReply,
+    tensors: Mapping[str, Mapping[str, NDArray[np.generic]]],
+    expected: Expectation,
+    site: str,
+) -> None:
+    """Let a masked update into the sum, as far as its form says; what it holds, nobody can see.
+
+    Raises:
+        RefusedError: as ``admit`` but for values; or ``mask-roster``: masked for other sites or
+            keys, or not at all.
+    """
+    request = expected.request
+    keys = request.mask_keys or {}
+    _check_round(reply, request)
+    if reply.mask_roster != roster_digest(MaskRound.of(request), keys):
+        raise RefusedError("mask-roster", "is not masked for the sites and keys of this round")
+    _check_groups(reply, expected)
+    unsigned = sorted(set(reply.weights) - set(keys[site].groups))
+    if unsigned:
+        raise RefusedError("wrong-group", f"sent {unsigned}, which its mask key was not signed for")
+    check_ring_tensors(tensors, {g: expected.shapes[g] for g in reply.weights})
+    _check_weights(reply, expected.capabilities)
+    _check_ledger(reply, expected.ledger)
 
 
 def declared_weight(capabilities: SiteCapabilities, group: str) -> int:
@@ -114,3 +163,16 @@ def _check_weights(reply: TrainReply, capabilities: SiteCapabilities) -> None:
         if weight != declared:
             text = f"weight {weight} of {group} is not the declared {declared}"
             raise RefusedError("wrong-weight", text)
+
+
+def _check_ledger(reply: TrainReply, seen: SeenLedger | None) -> None:
+    """A ledger only grows: one with fewer entries, or another last one, has forgotten some."""
+    if seen is None or reply.ledger_count is None:
+        return
+    came = (reply.ledger_count, reply.ledger_hash)
+    if came[0] < seen.count or (came[0] == seen.count and came != (seen.count, seen.hash)):
+        text = (
+            f"its privacy ledger has {reply.ledger_count} entries up to {reply.ledger_hash}; "
+            f"{seen.count} up to {seen.hash} were seen before"
+        )
+        raise RefusedError("ledger-rolled-back", text)

@@ -44,6 +44,11 @@ Sink = Callable[[Snapshot], None]
 _sinks: list[Sink] = []
 
 
+def is_watched() -> bool:
+    """Whether anybody looks: a snapshot of a thousand sites takes a while to make."""
+    return bool(_sinks)
+
+
 def report(snapshot: Snapshot) -> None:
     """Show a snapshot to all sinks."""
     for sink in tuple(_sinks):
@@ -63,7 +68,7 @@ def kept_in(folder: Path) -> Iterator[None]:
             return
         written, last = time.monotonic(), snapshot.sites
         content = {"time": time.time(), **asdict(snapshot)}
-        atomic_write_bytes(path, json.dumps(content, sort_keys=True).encode())
+        atomic_write_bytes(path, json.dumps(content, sort_keys=True).encode(), durable=False)
 
     _sinks.append(write)
     try:

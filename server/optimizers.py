@@ -14,7 +14,7 @@ from pydantic import Field
 
 from iedn.config import FrozenModel
 
-from .aggregation import Float64Groups
+from .aggregation import Float32Groups, Float64Groups, Means, moved
 
 OptimizerName = Literal["fedavg", "fedavgm", "fedadam"]
 Moments = dict[str, NDArray[np.float64]]
@@ -57,6 +57,32 @@ def server_step(
         for name, delta in tensors.items():
             step[group][name] = config.eta * _direction(f"{group}/{name}", delta, after, config)
     return step, after
+
+
+def advance(
+    model: Float32Groups, means: Means, moments: Moments, config: ServerOptimizerConfig
+) -> tuple[Float32Groups, Moments]:
+    """The next model and moments, tensor by tensor; the means are used up.
+
+    The same as ``server_step`` and ``apply_step``, without a step of the model's size in memory.
+    """
+    after = dict(moments)
+    result = {group: dict(tensors) for group, tensors in model.items()}
+    for group, name, step in steps(means, after, config):
+        result[group][name] = moved(model[group][name], step)
+    return result, after
+
+
+def steps(means: Means, moments: Moments, config: ServerOptimizerConfig) -> Means:
+    """What to add to one tensor of the model after the other.
+
+    Args:
+        means: used up.
+        moments: before the round; changed, tensor by tensor, into those after it.
+        config: which optimiser.
+    """
+    for group, name, mean in means:
+        yield group, name, config.eta * _direction(f"{group}/{name}", mean, moments, config)
 
 
 def _direction(

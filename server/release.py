@@ -19,8 +19,9 @@ from iedn.protocol.records import parse, to_record
 from .config import FederationConfig
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
+from .history import Event
 from .report import finished
-from .run_folder import Event, RunFolder
+from .run_folder import RunFolder
 
 CARD = "best.card.json"
 
@@ -102,10 +103,11 @@ def model_card(
 
 
 def _contributors(commits: list[Event], group: str) -> set[str]:
-    """Sites whose accepted update held the group."""
+    """Sites whose accepted update held the group, and moved it."""
     return {
         site
         for commit in commits
+        if group not in commit.get("void", {})
         for site, entry in commit["roster"].items()
         if entry["status"] == "accepted" and group in entry["weights"]
     }

@@ -4,6 +4,7 @@ Nothing is written here; ``run`` commits what a round returns.
 """
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +14,16 @@ from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
-from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import array_bytes, parse, to_record
+from iedn.protocol.messages import MaskKey, TrainReply, TrainRequest
+from iedn.protocol.records import array_bytes, parse
 
-from .aggregation import Float32Groups, StreamingSum, Update
-from .downlink import LastStep, Offer, committed_step, hashes_of
+from .aggregation import Float32Groups, Means, StreamingSum, Update
+from .downlink import LastStep, Offer, next_model
 from .exchange import Question, ask
-from .federation import Federation, Roster, check_quorum, refusal
-from .gate import Expectation, admit, declared_weight
-from .optimizers import Moments, server_step
+from .federation import Federation, Owners, Roster, check_quorum, refusal
+from .gate import Expectation, SeenLedger, admit, declared_weight
+from .optimizers import Moments
+from .outgoing import Outgoing
 from .uplink import decoded_update
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class RoundState:
         model_hash: its hash.
         moments: server-optimiser state.
         accepted_norms: norms of the updates of each committed round.
+        ledgers: where the privacy ledger of each site stood at its last update.
         last_step: how the model came from the one before it, unless this process was not there.
     """
 
@@ -47,12 +50,19 @@ class RoundState:
     model_hash: str
     moments: Moments
     accepted_norms: list[list[float]]
+    ledgers: Mapping[str, SeenLedger] = field(default_factory=dict)
     last_step: LastStep | None = None
 
     @property
     def offer(self) -> Offer:
         """The model as it is offered to sites."""
         return Offer(self.model, self.model_hash, self.last_step)
+
+
+def seen_ledgers(roster: Roster) -> dict[str, SeenLedger]:
+    """Where the privacy ledgers of the sites in a round's roster stood."""
+    told = {site: entry for site, entry in roster.items() if entry.get("ledger_count")}
+    return {s: SeenLedger(e["ledger_count"], e["ledger_hash"]) for s, e in told.items()}
 
 
 def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, Facts]:
@@ -72,67 +82,153 @@ def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, 
     return intake.close()
 
 
+def train_request(
+    federation: Federation,
+    state: RoundState,
+    site: str,
+    owners: Owners,
+    group_hashes: dict[str, str],
+    mask_keys: dict[str, MaskKey] | None = None,
+) -> TrainRequest:
+    """What a site is asked in the round after ``state``.
+
+    Args:
+        federation: the run's.
+        state: what the round starts from.
+        site: who is asked.
+        owners: of each group, in this round.
+        group_hashes: of the groups that the site needs.
+        mask_keys: the mask roster of a masked round.
+    """
+    config = federation.config
+    preset = config.effective_preset
+    groups = federation.groups_of(site)
+    return TrainRequest(
+        run=config.run,
+        round=state.number + 1,
+        base_hash=state.model_hash,
+        grid=preset.grid,
+        network=preset.network,
+        training=config.training,
+        seed=config.seed,
+        group_sites={g: owners.sites[g] for g in groups if g in owners.sites},
+        group_shares={g: owners.shares[g] for g in groups if g in owners.shares},
+        privacy=config.privacy,
+        mask_keys=mask_keys,
+        group_hashes=group_hashes,
+        transfer=config.transfer,
+    )
+
+
+def next_state(
+    federation: Federation,
+    state: RoundState,
+    means: Means,
+    roster: Roster,
+    norms: list[float],
+) -> RoundState:
+    """The state after a round; groups without a mean delta stay as they are.
+
+    Args:
+        federation: the run's.
+        state: before the round.
+        means: mean deltas; used up.
+        roster: what became of each site.
+        norms: of the accepted updates, where they can be seen.
+    """
+    config = federation.config
+    model, moments, last_step = next_model(
+        state.offer, means, state.moments, config.aggregation.optimizer, config.transfer
+    )
+    return RoundState(
+        state.number + 1,
+        model,
+        state_hash(flatten(model)),
+        moments,
+        [*state.accepted_norms, norms],
+        {**state.ledgers, **seen_ledgers(roster)},
+        last_step,
+    )
+
+
+def contributions(
+    groups: Iterable[str], weights: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Sites and declared scans behind each group, from each site's weights."""
+    return {
+        group: {
+            "sites": sum(group in w for w in weights.values()),
+            "scans": sum(w.get(group, 0) for w in weights.values()),
+        }
+        for group in groups
+    }
+
+
+def accepted_entry(reply: TrainReply, record: RecordDict, bytes_down: int) -> Facts:
+    """The roster's entry for an accepted update.
+
+    Args:
+        reply: the update's message.
+        record: that it came in.
+        bytes_down: of arrays that the site was sent for it.
+    """
+    return {
+        "status": "accepted",
+        "weights": dict(sorted(reply.weights.items())),
+        "held": sorted(reply.held_groups),
+        "duration_s": reply.duration_s,
+        "epsilon": reply.epsilon,
+        "ledger_count": reply.ledger_count,
+        "ledger_hash": reply.ledger_hash,
+        "bytes": array_bytes(record),
+        "bytes_down": bytes_down,
+    }
+
+
 @dataclass
 class _Intake:
     """The running sum of a round and what became of each site."""
 
     federation: Federation
     state: RoundState
-    owners: dict[str, int]
+    owners: Owners
     shapes: Shapes
     total: StreamingSum
+    outgoing: Outgoing
     norm_bound: float
-    group_hashes: dict[str, str]
     roster: Roster = field(default_factory=dict)
-    sent_bytes: dict[str, int] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, federation: Federation, state: RoundState) -> "_Intake":
         shapes = shapes_of(state.model)
-        owned = [federation.groups_of(site) for site in federation.trainers()]
+        owned = {site: federation.groups_of(site) for site in federation.trainers()}
         aggregation = federation.config.aggregation
         return cls(
             federation,
             state,
-            owners={g: sum(g in groups for groups in owned) for g in shapes},
+            owners=federation.owners(
+                {g: [site for site, groups in owned.items() if g in groups] for g in shapes}
+            ),
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
+            outgoing=Outgoing(federation, state.offer),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
-            group_hashes=hashes_of(state.model, federation.config.transfer),
         )
 
     def accepted(self) -> list[str]:
         return sorted(self.norms)
 
     def request(self, site: str) -> TrainRequest:
-        config = self.federation.config
-        preset = config.effective_preset
-        groups = self.federation.groups_of(site)
-        return TrainRequest(
-            run=config.run,
-            round=self.state.number + 1,
-            base_hash=self.state.model_hash,
-            grid=preset.grid,
-            network=preset.network,
-            training=config.training,
-            seed=config.seed,
-            group_sites={g: self.owners[g] for g in groups if g in self.owners},
-            group_hashes={g: h for g, h in self.group_hashes.items() if g in groups},
-            transfer=config.transfer,
-        )
+        hashes = self.outgoing.hashes(site)
+        return train_request(self.federation, self.state, site, self.owners, hashes)
 
     def build(self, site: str) -> RecordDict:
-        federation = self.federation
-        held = federation.holdings.of(site)
-        groups = self.state.offer.to_send(federation.groups_of(site), held)
-        record = to_record(self.request(site), groups)
-        self.sent_bytes[site] = self.sent_bytes.get(site, 0) + array_bytes(record)
-        return record
+        return self.outgoing.record(site, self.request(site))
 
     def take(self, site: str, record: RecordDict) -> bool:
-        if self.federation.holdings.must_send_all(site, record):
+        if self.outgoing.must_go_again(site, record):
             return True
         try:
             self._admit(site, record)
@@ -152,7 +248,13 @@ class _Intake:
         groups = self.federation.groups_of(site)
         shapes = {g: self.shapes[g] for g in groups if g in self.shapes}
         deltas = decoded_update(record, shapes, self.federation.config.transfer)
-        expected = Expectation(self.request(site), capabilities, shapes, self.norm_bound)
+        expected = Expectation(
+            self.request(site),
+            capabilities,
+            shapes,
+            self.norm_bound,
+            self.state.ledgers.get(site),
+        )
         norm = admit(reply, deltas, expected)
         update = Update(deltas, reply.weights, declared_weight(capabilities, SHARED_GROUP))
         if self.total.would_overflow(update):
@@ -160,44 +262,15 @@ class _Intake:
         self.total.add(update)
         self.norms[site] = norm
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = {
-            "status": "accepted",
-            "norm": round(norm, 6),
-            "weights": dict(sorted(reply.weights.items())),
-            "held": sorted(reply.held_groups),
-            "duration_s": reply.duration_s,
-            "epsilon": reply.epsilon,
-            "bytes": array_bytes(record),
-            "bytes_down": self.sent_bytes[site],
-        }
+        entry = accepted_entry(reply, record, self.outgoing.sent_bytes[site])
+        self.roster[site] = {**entry, "norm": round(norm, 6)}
 
     def close(self) -> tuple[RoundState, Facts]:
-        config = self.federation.config
-        step, moments = server_step(
-            self.total.mean_deltas(), self.state.moments, config.aggregation.optimizer
-        )
-        model, moments, last_step = committed_step(self.state.offer, step, moments, config.transfer)
         norms = [self.norms[site] for site in self.accepted()]
-        state = RoundState(
-            self.state.number + 1,
-            model,
-            state_hash(flatten(model)),
-            moments,
-            [*self.state.accepted_norms, norms],
-            last_step,
-        )
+        state = next_state(self.federation, self.state, self.total.drain(), self.roster, norms)
         return state, {
             "base_hash": self.state.model_hash,
             "roster": dict(sorted(self.roster.items())),
-            "contributions": self._contributions(),
+            "contributions": contributions(self.shapes, self.weights),
             "accepted_norms": norms,
-        }
-
-    def _contributions(self) -> dict[str, dict[str, int]]:
-        return {
-            group: {
-                "sites": sum(group in w for w in self.weights.values()),
-                "scans": sum(w.get(group, 0) for w in self.weights.values()),
-            }
-            for group in self.shapes
         }

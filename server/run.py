@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from flwr.serverapp import Grid
 
 from iedn import progress
-from iedn.parameters import flatten, state_hash
 
 from .config import FederationConfig
 from .downlink import Offer
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
+from .gate import SeenLedger
+from .history import Event
+from .masked_rounds import SpentRoundError, masked_round
 from .registry import SiteRegistry
-from .rounds import RoundState, train_round
-from .run_folder import BEST, Event, RunFolder
+from .rounds import Facts, RoundState, seen_ledgers, train_round
+from .run_folder import BEST, RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -117,17 +119,37 @@ def _initial_or_resumed(config: FederationConfig, folder: RunFolder) -> RoundSta
     else:
         _log.info("going on after round %d", last["round"])
     model, moments = folder.load(last)
-    commits = [e for e in folder.events() if e["event"] == "commit" and e["round"] > 0]
+    events = folder.events()
+    commits = [e for e in events if e["event"] == "commit" and e["round"] > 0]
     norms = [list(e["accepted_norms"]) for e in commits]
-    return RoundState(last["round"], model, last["model_hash"], moments, norms)
+    ledgers: dict[str, SeenLedger] = {}
+    for event in events:
+        ledgers |= seen_ledgers(event.get("roster", {}))
+    return RoundState(last["round"], model, last["model_hash"], moments, norms, ledgers)
 
 
 def _one_round(federation: Federation, folder: RunFolder, state: RoundState) -> RoundState:
-    after, facts = train_round(federation, state)
-    event = folder.commit(after.number, after.model, after.moments, facts)
-    _log.info("round %d committed: model %s", after.number, event["model_hash"][:12])
+    try:
+        after, facts = _trained(federation, folder, state)
+    except SpentRoundError as error:
+        _commit(folder, error.state, error.facts)
+        raise
+    _commit(folder, after, facts)
+    _log.info("round %d committed: model %s", after.number, after.model_hash[:12])
     _evaluate_if_missing(federation, folder, after)
     return after
+
+
+def _trained(
+    federation: Federation, folder: RunFolder, state: RoundState
+) -> tuple[RoundState, Facts]:
+    if federation.config.secure_aggregation == "on":
+        return masked_round(federation, folder, state)
+    return train_round(federation, state)
+
+
+def _commit(folder: RunFolder, state: RoundState, facts: Facts) -> None:
+    folder.commit(state.number, state.model, state.moments, facts, model_hash=state.model_hash)
 
 
 def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: RoundState) -> None:
@@ -155,7 +177,7 @@ def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> Run
         folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
     if federation.evaluators() and not _all_external_answered(folder, best_hash):
         folder.append(evaluate(federation, subject, split="test", evaluation="diagnostic"))
-    result = RunResult(state.number, state_hash(flatten(state.model)), number, best_hash)
+    result = RunResult(state.number, state.model_hash, number, best_hash)
     folder.append({"event": "finished", **vars(result)})
     return result
 

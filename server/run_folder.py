@@ -26,9 +26,9 @@ from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.errors import CheckpointError, ConfigError
 from iedn.files import (
     append_line,
+    atomic_copy,
     atomic_write_bytes,
     atomic_write_tensors,
-    complete_lines,
     cut_torn_line,
     only_process,
 )
@@ -36,11 +36,10 @@ from iedn.parameters import by_group, flatten, state_hash
 
 from .aggregation import Float32Groups
 from .config import FederationConfig
+from .history import Event, History
 from .optimizers import Moments
 
 HISTORY, LOCK, BEST = "history.jsonl", "federation.lock.json", "best.safetensors"
-
-Event = dict[str, Any]
 
 
 class RunFolder:
@@ -57,6 +56,7 @@ class RunFolder:
     def __init__(self, path: Path, config: FederationConfig) -> None:
         self.path = Path(path)
         self._config = config
+        self._history = History(self.path / HISTORY)
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_or_write_lock()
 
@@ -74,17 +74,16 @@ class RunFolder:
             yield
 
     def events(self) -> list[Event]:
-        """All complete lines of the history; one that is being written is not looked at."""
-        path = self.path / HISTORY
-        content = path.read_bytes() if path.exists() else b""
-        try:
-            return [json.loads(line) for line in complete_lines(content).splitlines()]
-        except ValueError as error:
-            raise CheckpointError("the history is damaged", where=str(path)) from error
+        """All complete lines of the history; one that is being written is not looked at.
+
+        Raises:
+            CheckpointError: a line is damaged.
+        """
+        return self._history.events()
 
     def append(self, event: Event) -> None:
         """Append one event, durably."""
-        append_line(self.path / HISTORY, json.dumps(event, sort_keys=True))
+        append_line(self._history.path, json.dumps(event, sort_keys=True))
 
     def last_commit(self) -> Event | None:
         """The commit line of the last committed round."""
@@ -92,10 +91,24 @@ class RunFolder:
         return commits[-1] if commits else None
 
     def commit(
-        self, round_number: int, model: Float32Groups, moments: Moments, facts: Event
+        self,
+        round_number: int,
+        model: Float32Groups,
+        moments: Moments,
+        facts: Event,
+        *,
+        model_hash: str | None = None,
     ) -> Event:
-        """Write model and optimiser state, then the line that makes the round count."""
-        model_hash = self._save_model(self._round_path(round_number), model, round_number)
+        """Write model and optimiser state, then the line that makes the round count.
+
+        Args:
+            round_number: 0 for the initial model.
+            model: all of it.
+            moments: of the server optimiser.
+            facts: more fields of the line.
+            model_hash: the model's hash where it is known.
+        """
+        model_hash = self._save_model(round_number, model, model_hash)
         event: Event = {
             "event": "commit",
             "round": round_number,
@@ -121,9 +134,8 @@ class RunFolder:
         return by_group(checkpoint.tensors), self._load_moments(commit)
 
     def save_best(self, commit: Event) -> None:
-        """Make the committed model the best one."""
-        model, _ = self.load(commit)
-        self._save_model(self.path / BEST, model, commit["round"])
+        """Make the committed model the best one: a copy of its file, which is checked when read."""
+        atomic_copy(self._round_path(commit["round"]), self.path / BEST)
 
     def load_best(self) -> tuple[Float32Groups, str, int]:
         """The best model, its hash and its round."""
@@ -134,7 +146,7 @@ class RunFolder:
             int(checkpoint.metadata["round"]),
         )
 
-    def _save_model(self, path: Path, model: Float32Groups, round_number: int) -> str:
+    def _save_model(self, round_number: int, model: Float32Groups, known: str | None) -> str:
         preset = self._config.effective_preset
         metadata = {
             "run": self._config.run,
@@ -142,7 +154,13 @@ class RunFolder:
             "grid": preset.grid.model_dump_json(),
             "trained_on": "phantom (simulation)" if self._config.simulation else "patients",
         }
-        return save_checkpoint(path, flatten(model), preset.network, metadata=metadata)
+        return save_checkpoint(
+            self._round_path(round_number),
+            flatten(model),
+            preset.network,
+            metadata=metadata,
+            model_hash=known,
+        )
 
     def _save_moments(self, round_number: int, moments: Moments) -> str | None:
         if not moments:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from . import live
@@ -29,6 +30,7 @@ def facts_of(folder: RunFolder, config: FederationConfig) -> dict[str, Any]:
         "incomplete": incomplete(events),
         "joined": (joined(events) or {}).get("roster", {}),
         "rosters": {number: e["roster"] for number, e in commits.items()},
+        "void": {number: e["void"] for number, e in commits.items() if e.get("void")},
         "worst_site": {e["round"]: worst_site(e) for e in validations(events)},
         "now": live.read(folder.path),
     }
@@ -40,6 +42,9 @@ def tables(facts: dict[str, Any]) -> RenderableType:
     if facts["now"]:
         parts.append(_now(facts["now"]))
     parts.append(_rounds(facts))
+    for number, void in sorted(facts["void"].items())[-_ROWS:]:
+        reasons = "; ".join(f"{group} ({why})" for group, why in void.items())
+        parts.append(f"[yellow]round {number} left as they were:[/] {escape(reasons)}")
     if facts["incomplete"]:
         parts.append(f"[red]incomplete:[/] {facts['incomplete']['reason']}")
     return Group(*parts)

@@ -1,7 +1,7 @@
 """An update as it came: its size is judged before it is decoded, its form by what was agreed."""
 
 from flwr.app import RecordDict
-from numpy import float32
+from numpy import float32, generic
 from numpy.typing import NDArray
 
 from iedn.config import TransferConfig
@@ -38,3 +38,18 @@ def decoded_update(
     if foreign := sorted(set(payloads) - set(shapes)):
         raise RefusedError("wrong-group", f"groups that were not asked for: {foreign}")
     return {g: decode(payload, shapes[g], transfer.up) for g, payload in payloads.items()}
+
+
+def masked_update(record: RecordDict, shapes: Shapes) -> dict[str, dict[str, NDArray[generic]]]:
+    """The masked integers of a reply; whether they are all that is expected, the gate says.
+
+    Args:
+        record: the reply.
+        shapes: of the groups the site was asked for.
+
+    Raises:
+        ProtocolError: tensors that do not decode.
+        RefusedError: too many bytes.
+    """
+    check_size(record, shapes, item_bytes=8)
+    return parse_groups(record)

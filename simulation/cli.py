@@ -19,6 +19,7 @@ from .scenario import load_scenario, shipped_scenarios
 from .split import Rule, split_manifest
 
 if TYPE_CHECKING:
+    from .cross_site import Matrix
     from .results import RunSummary
 
 # What needs torch and flwr is imported where it is used: the processes that generate phantoms
@@ -28,6 +29,7 @@ app = new_app()
 
 Engine = Literal["inprocess", "flower"]
 DEFAULT_WORKERS = os.cpu_count() or 1
+_MOST_ROWS = 40
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results and progress as JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Sites or phantoms worked on at a time.")]
@@ -56,9 +58,13 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Replaces the scenario's seed.")] = None,
     cohorts: CohortsFolder = None,
     workers: Workers = DEFAULT_WORKERS,
+    cross_site: Annotated[
+        bool, typer.Option("--cross-site", help="Each site's own model at each site, too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario from phantom to report; the same command goes on after any stop."""
+    from .cross_site import write_cross_site
     from .engine import run_in_process, run_on_flower
     from .montage import write_montage
     from .results import summarise, summary_fields
@@ -80,10 +86,14 @@ def run(
         trained = time.monotonic()
         summary = summarise(folder, federation)
         montage = write_montage(folder, federation)
+        matrix = write_cross_site(folder, federation) if cross_site else {}
     if as_json:
-        print(json.dumps(summary_fields(summary), indent=2, sort_keys=True))
+        fields = summary_fields(summary) | ({"cross_site_psnr_db": matrix} if matrix else {})
+        print(json.dumps(fields, indent=2, sort_keys=True))
         return
     _print_summary(summary)
+    if matrix:
+        _print_matrix(matrix)
     print(f"report   {folder / 'report.html'}\nmontage  {montage}\nmodel    {summary.model_hash}")
     print(f"phantoms {prepared - started:.0f} s, federation {trained - prepared:.0f} s")
 
@@ -219,19 +229,35 @@ def _print_summary(summary: "RunSummary") -> None:
     for column in ("site (scans)", *names, "federated", "over best"):
         justify: Literal["left", "right"] = "left" if column.startswith("site") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
-    for site in summary.sites:
+    for site in summary.sites[:_MOST_ROWS]:
         qualities = [*site.baselines.values(), site.federated]
         cells = [f"{q.psnr_db:.2f} {q.ssim_percent:.1f}" for q in qualities]
         margin = f"{site.margin_db:+.2f} {site.margin_ssim:+.1f}"
         table.add_row(f"{site.site} ({site.num_scans})", *cells, margin)
     console = Console()
     console.print(table)
+    if len(summary.sites) > _MOST_ROWS:
+        print(f"and {len(summary.sites) - _MOST_ROWS} more sites, in summary.json")
     for name, areas in summary.external.items():
         for comparison, found in areas.items():
             print(_external_line(f"{name}, {comparison}", found))
     for comparison, found in summary.stratified.items():
         if len(found["sites"]) > 1:
             print(_external_line(f"all external sites, stratified, {comparison}", found))
+
+
+def _print_matrix(matrix: "Matrix") -> None:
+    title = (
+        "PSNR (dB) on held-out scans of a PHANTOM: a row is a model, a column where it is tested"
+    )
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column("model of")
+    sites = list(next(iter(matrix.values())))
+    for site in sites:
+        table.add_column(site, justify="right", no_wrap=True)
+    for name, means in matrix.items():
+        table.add_row(name, *(f"{means[site]:.2f}" for site in sites))
+    Console().print(table)
 
 
 def _external_line(name: str, found: dict[str, Any]) -> str:

@@ -31,7 +31,8 @@ class LocalGrid(Grid):
     """Plays every site of a federation in this process.
 
     Each node takes one message at a time, as a SuperNode does; ``workers`` nodes work at once.
-    Contents are copied on the way, since a real node never shares objects with the server.
+    Contents are copied on the way, since a real node never shares objects with the server; only
+    the bytes of tensors, which nobody can change, are the same for all.
 
     Args:
         client_app: the ClientApp, or a test's wrapper around it.
@@ -53,12 +54,14 @@ class LocalGrid(Grid):
         self._client_app = client_app
         self._run = Run.create_empty(1)
         self._names = {_FIRST_NODE + i: name for i, name in enumerate(nodes)}
+        self._nodes = {n: NodeInfo(node_id=n, name=name) for n, name in self._names.items()}
         self._contexts = {
             node: Context(1, node, dict(nodes[name]), RecordDict(), dict(run_config))
             for node, name in self._names.items()
         }
         self._busy = {node: threading.Lock() for node in self._names}
         self._replies: dict[str, Future[Message]] = {}
+        self._reply_came = threading.Event()
         self._numbers = itertools.count(1)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="site")
         self.offline: set[str] = set()
@@ -89,7 +92,7 @@ class LocalGrid(Grid):
 
     def get_nodes(self) -> list[NodeInfo]:
         """Nodes that are online, with the names the scenario gives them."""
-        return [NodeInfo(node_id=n, name=self._names[n]) for n in self.get_node_ids()]
+        return [self._nodes[node] for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand messages to their nodes; returns one id each."""
@@ -100,6 +103,7 @@ class LocalGrid(Grid):
             sent.__dict__.update(message.__dict__, _content=copy.deepcopy(message.content))
             sent.metadata.__dict__["_message_id"] = message_id
             self._replies[message_id] = self._pool.submit(self._work, sent)
+            self._replies[message_id].add_done_callback(lambda _: self._reply_came.set())
             ids.append(message_id)
         return ids
 
@@ -107,6 +111,11 @@ class LocalGrid(Grid):
         """The replies that have come; each is given once."""
         ready = [i for i in message_ids if i in self._replies and self._replies[i].done()]
         return [self._replies.pop(i).result() for i in ready]
+
+    def wait_for_reply(self, seconds: float) -> None:
+        """Return when a reply has come since the last call, at the latest after ``seconds``."""
+        self._reply_came.wait(seconds)
+        self._reply_came.clear()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

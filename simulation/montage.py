@@ -24,6 +24,7 @@ from sites.dataset import PreparedCohort
 from .results import cohort_of
 
 MONTAGE = "montage.png"
+MOST_ROWS = 12
 CBV_WINDOW = (0.0, 0.8)
 IMAGE_WINDOW = (0.0, 0.6)
 DIFFERENCE_WINDOW = (-0.3, 0.3)
@@ -32,10 +33,14 @@ Slice = NDArray[np.float32]
 
 
 def write_montage(out: Path, config: FederationConfig) -> Path:
-    """One held-out scan a training site, at the slice through its lesion (or mid-brain)."""
+    """One held-out scan a training site, at the slice through its lesion (or mid-brain).
+
+    Of many sites the first ``MOST_ROWS``.
+    """
     folder = RunFolder(out, config)
     model, _, number = folder.load_best()
     sites = [name for name, entry in sorted(config.sites.items()) if entry.role == "train"]
+    sites = sites[:MOST_ROWS]
     titles = [*Modality, "CBV measured", "CBV synthetic", "difference"]
     figure = Figure(figsize=(1.55 * len(titles), 1.75 * len(sites) + 0.5), layout="constrained")
     grid = figure.subplots(len(sites), len(titles), squeeze=False)

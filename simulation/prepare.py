@@ -10,15 +10,21 @@ from typing import Any, Literal
 
 import tomli_w
 
+from client.identity import SIGNING_KEY, make_identity, read_private_key
+from client.peers import PEERS
 from iedn import progress
 from iedn.errors import ConfigError
 from iedn.files import atomic_write_bytes
+from iedn.identity import public_line
+from iedn.peers import PeerList
 from server.config import FederationConfig
+from server.provisioning import ADMITTED
 from server.run_folder import HISTORY
 from sites.config import SITE_FILE, Role
 
 from .phantom import PhantomCohort, phantom_pool, write_bids, write_cohort
-from .scenario import ScenarioConfig, ScenarioSite
+from .scenario import ScenarioConfig, ScenarioSite, VirtualSites
+from .virtual import write_manifests
 
 FEDERATION_FILE = "federation.toml"
 
@@ -50,6 +56,8 @@ def prepare_run(
     out.mkdir(parents=True, exist_ok=True)
     _write_toml(out / FEDERATION_FILE, federation.model_dump(mode="json", exclude_none=True))
     prepare_sites(scenario, out, cohorts=cohorts, workers=workers)
+    if federation.secure_aggregation == "on":
+        make_identities(federation, out)
     return federation
 
 
@@ -75,13 +83,39 @@ def prepare_sites(
     """
     names = sorted(n for n, s in scenario.sites.items() if role is None or s.role == role)
     manifests = _manifests(scenario, names, cohorts.absolute(), workers)
-    for name in names:
-        site, manifest = scenario.sites[name], manifests[name]
+    sites = {name: (scenario.sites[name], manifests[name]) for name in names}
+    if scenario.virtual is not None and role != "evaluate":
+        sites |= _virtual_sites(scenario, scenario.virtual, cohorts.absolute(), workers)
+    for number, (name, (site, manifest)) in enumerate(sites.items(), start=1):
         folder = out / "sites" / name
         folder.mkdir(parents=True, exist_ok=True)
         cache = cohorts.absolute() / "prepared" / manifest.parent.name
         _write_toml(folder / SITE_FILE, _site(name, site, manifest, cache))
-    return names
+        progress.report("site files", number, len(sites))
+    return sorted(sites)
+
+
+def make_identities(federation: FederationConfig, out: Path) -> None:
+    """Give every training site a key, and all of them the list; keys that are there are kept.
+
+    In a deployment people do this, and compare fingerprints.
+    """
+    folders = {
+        name: out / "sites" / name
+        for name, entry in federation.sites.items()
+        if entry.role == "train"
+    }
+    for name, folder in folders.items():
+        if not (folder / SIGNING_KEY).exists():
+            make_identity(folder / SIGNING_KEY, name)
+    keys = {n: read_private_key(f / SIGNING_KEY).public_key() for n, f in folders.items()}
+    (out / ADMITTED).mkdir(exist_ok=True)
+    listed = PeerList.of(federation.run, keys).to_bytes()
+    for name, folder in folders.items():
+        atomic_write_bytes(folder / PEERS, listed)
+        atomic_write_bytes(
+            out / ADMITTED / f"{name}.pub", public_line(keys[name], name).encode() + b"\n"
+        )
 
 
 def is_finished(out: Path) -> bool:
@@ -131,6 +165,19 @@ def _manifests(
     return manifests
 
 
+def _virtual_sites(
+    scenario: ScenarioConfig, virtual: VirtualSites, cohorts: Path, workers: int
+) -> dict[str, tuple[ScenarioSite, Path]]:
+    seed = scenario.cohort_seed + len(scenario.sites)
+    folder = cohorts / f"virtual-{_digest(virtual.phantom, seed)}"
+    with phantom_pool(workers) as pool:
+        cohort = _cohort("virtual sites", virtual.phantom, folder, seed=seed, pool=pool)
+    return {
+        name: (ScenarioSite(manifest=manifest, split=virtual.split), manifest)
+        for name, manifest in write_manifests(cohort, virtual, seed=seed).items()
+    }
+
+
 def _phantom_seeds(scenario: ScenarioConfig) -> dict[str, tuple[PhantomCohort, int]]:
     """Cohort and seed of each phantom site; a site's seed is its place among all sites."""
     return {
@@ -161,6 +208,7 @@ def _site(name: str, site: ScenarioSite, manifest: Path, cache: Path) -> dict[st
         "workers": 1,  # several sites prepare at once already
         "policy": _SIMULATION_POLICY,
         "split": site.split.model_dump(mode="json"),
+        "privacy": site.privacy.model_dump(mode="json", exclude_none=True),
     }
 
 
@@ -170,4 +218,5 @@ def _digest(phantom: PhantomCohort, seed: int) -> str:
 
 
 def _write_toml(path: Path, content: dict[str, Any]) -> None:
-    atomic_write_bytes(path, tomli_w.dumps(content).encode())
+    # Made at every start, so that nothing is lost with the power.
+    atomic_write_bytes(path, tomli_w.dumps(content).encode(), durable=False)

@@ -8,8 +8,9 @@ from typing import Any
 from iedn import progress
 from iedn.files import atomic_write_bytes
 from server.config import FederationConfig
+from server.history import Event
 from server.report import finished
-from server.run_folder import Event, RunFolder
+from server.run_folder import RunFolder
 from sites.config import SITE_FILE, load_site_config
 from sites.dataset import PreparedCohort, prepare_cohort
 

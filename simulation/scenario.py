@@ -13,16 +13,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig, TransferConfig
 from iedn.errors import ConfigError
-from iedn.protocol.messages import Role, RunName
+from iedn.protocol.messages import Role, RunName, SiteName
 from iedn.toml import config_error_from, load_toml
 from server.config import (
     AggregationConfig,
     FederationConfig,
     RoundsConfig,
+    SecureAggregation,
     SiteEntry,
-    SiteName,
 )
 from sites.config import SplitConfig
+from sites.privacy import PrivacyConfig
 
 from .phantom import PhantomCohort
 
@@ -36,6 +37,7 @@ class ScenarioSite(FrozenModel):
         phantom: the phantom cohort to generate, or
         manifest: a manifest on disk; relative to the scenario file.
         split: how its patients are divided.
+        privacy: noise in its training.
     """
 
     role: Role = "train"
@@ -43,6 +45,7 @@ class ScenarioSite(FrozenModel):
     phantom: PhantomCohort | None = None
     manifest: Path | None = None
     split: SplitConfig = SplitConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -50,6 +53,37 @@ class ScenarioSite(FrozenModel):
             msg = "give either [phantom] or manifest"
             raise ValueError(msg)
         return self
+
+
+class VirtualSites(FrozenModel):
+    """Many training sites that share the scans of one phantom cohort.
+
+    An exercise of scale: a patient is at several sites, so that a thousand sites need no more
+    images than a few dozen patients have. What such a run learns means nothing.
+
+    Attributes:
+        count: number of sites, ``virtual-0001`` and so on.
+        patients: of each site, drawn from the cohort without repetition.
+        phantom: the cohort.
+        split: how a site's patients are divided.
+    """
+
+    count: int = Field(ge=1, le=9999)
+    patients: int = Field(ge=1, le=9999)
+    phantom: PhantomCohort
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _enough_patients(self) -> Self:
+        if self.patients > self.phantom.patients:
+            msg = f"{self.patients} patients a site, but the cohort has {self.phantom.patients}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sites."""
+        return [f"virtual-{number:04d}" for number in range(1, self.count + 1)]
 
 
 class ScenarioConfig(FrozenModel):
@@ -66,8 +100,10 @@ class ScenarioConfig(FrozenModel):
         rounds: the round loop.
         aggregation: how updates become the next model.
         transfer: how models and updates travel.
+        secure_aggregation: ``on``: the sites mask their updates; identities are made on the fly.
         flip_average: average with the left-right flipped input when evaluating.
-        sites: the virtual sites, by name.
+        sites: the sites, each with a cohort of its own, by name.
+        virtual: further sites, which share one cohort.
     """
 
     name: RunName
@@ -80,17 +116,44 @@ class ScenarioConfig(FrozenModel):
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
     transfer: TransferConfig = TransferConfig()
+    secure_aggregation: SecureAggregation = "off"
     flip_average: bool = False
-    sites: dict[SiteName, ScenarioSite] = Field(min_length=1)
+    sites: dict[SiteName, ScenarioSite] = Field(default_factory=dict)
+    virtual: VirtualSites | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        shared = set() if self.virtual is None else set(self.virtual.names)
+        if not self.sites and not shared:
+            msg = "give [sites.NAME] tables, or [virtual]"
+            raise ValueError(msg)
+        if clash := sorted(shared & set(self.sites)):
+            msg = f"{clash[0]} is also the name of a site of [virtual]"
+            raise ValueError(msg)
+        if self.secure_aggregation == "on":
+            self.transfer.check_beside_secure_aggregation()
+        return self
 
     def federation(self, seed: int | None = None) -> FederationConfig:
         """The coordinator's configuration of this scenario."""
-        same = {"preset", "custom_preset", "training", "rounds", "aggregation", "transfer"}
-        shared = self.model_dump(include=same | {"flip_average"})
+        shared = self.model_dump(
+            include={
+                "preset",
+                "custom_preset",
+                "training",
+                "rounds",
+                "aggregation",
+                "transfer",
+                "secure_aggregation",
+                "flip_average",
+            }
+        )
         entries = {
             name: SiteEntry(role=site.role, required=site.required)
             for name, site in self.sites.items()
         }
+        if self.virtual is not None:
+            entries |= {name: SiteEntry() for name in self.virtual.names}
         return FederationConfig(
             run=self.name,
             seed=self.seed if seed is None else seed,

@@ -74,7 +74,7 @@ def split_manifest(
         ConfigError: fewer patients than sites, or ``asl_only_at`` beyond the sites.
     """
     load_manifest(manifest)
-    columns, patients = _read(manifest)
+    columns, patients = read_patients(manifest)
     keeper = options["asl_only_at"]
     if len(patients) < num_sites or (keeper or 1) > num_sites:
         problem = f"{len(patients)} patients, {num_sites} sites, ASL only at {keeper}"
@@ -87,7 +87,7 @@ def split_manifest(
         dealt = [p for p, site in zip(patients, sites, strict=True) if site == number - 1]
         rows = [_without_asl(r, number, keeper) for p in dealt for r in p.rows]
         path = manifest.with_name(f"{manifest.stem}.site-{number}.csv")
-        atomic_write_bytes(path, _table(columns, rows).encode())
+        atomic_write_bytes(path, table(columns, rows).encode())
         written.append(path)
     scenario = _scenario(out, written, options)
     atomic_write_bytes(out, tomli_w.dumps(scenario).encode())
@@ -152,7 +152,8 @@ _RULES: dict[Rule, Deal] = {
 }
 
 
-def _read(manifest: Path) -> tuple[list[str], list[Patient]]:
+def read_patients(manifest: Path) -> tuple[list[str], list[Patient]]:
+    """Columns of a manifest, and its patients sorted by id."""
     delimiter = "\t" if manifest.suffix == ".tsv" else ","
     with manifest.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream, delimiter=delimiter)
@@ -169,7 +170,8 @@ def _without_asl(row: dict[str, str], number: int, keeper: int | None) -> dict[s
     return {**row, Modality.ASL: ""}
 
 
-def _table(columns: list[str], rows: list[dict[str, str]]) -> str:
+def table(columns: list[str], rows: list[dict[str, str]]) -> str:
+    """The text of a manifest."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()

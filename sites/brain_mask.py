@@ -21,6 +21,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from scipy.ndimage import binary_fill_holes
 
 from iedn.errors import ScanError
 
@@ -61,7 +62,8 @@ def estimate_brain_mask(t1: Volume) -> Volume:
         except (AssertionError, ValueError, IndexError, RuntimeError) as error:
             problem = f"none given, and {PACKAGE} finds no brain in the T1 ({error}); draw one"
             raise ScanError("E211", problem) from error
-    inside = np.asarray(mask.dataobj).T > 0
+    # A lesion can leave a hole in the mask; inside a brain there is none.
+    inside = binary_fill_holes(np.asarray(mask.dataobj).T > 0)
     if not inside.any():
         raise ScanError("E211", f"none given, and {PACKAGE} finds no brain in the T1; draw one")
     problem = f"made from the T1 by {estimator()}, which knows healthy adults"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -128,7 +129,7 @@ class ScanCache:
             if described["crc32"] != _checksum(tensors):
                 return None
             return _restored(tensors, described)
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, RuntimeError, SafetensorError, KeyError, ValueError):
             return None
 
     def summary(self, key: str) -> ScanSummary | None:
@@ -148,7 +149,9 @@ def _mapped(path: Path) -> dict[str, FloatArray]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
-    content = np.asarray(np.memmap(path, dtype=np.uint8, mode="c", offset=0))[8 + length :]
+    # Mapped by PyTorch, which needs no open descriptor: a process may have 1,024 of them.
+    mapped = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    content = mapped.numpy()[8 + length :]
     return {
         name: content[slice(*entry["data_offsets"])].view(np.float32).reshape(entry["shape"])
         for name, entry in header.items()

@@ -6,7 +6,7 @@ training is the coordinator's and stands in ``iedn.config``.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,8 +21,11 @@ from iedn.config import FrozenModel, Recompute
 from iedn.errors import ConfigError
 from iedn.toml import config_error_from, load_toml
 
+from .privacy import PrivacyConfig
+
 Role = Literal["train", "evaluate"]
 ReleaseKind = Literal["update", "metrics", "diagnostic"]
+ImageMetric = Literal["psnr_db", "ssim_percent", "mae", "bias", "nrmse", "lesion_error"]
 RegistrationMode = Literal["auto", "off"]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -57,12 +60,19 @@ class PolicyConfig(FrozenModel):
     Attributes:
         min_patients: nothing computed from fewer patients leaves.
         min_group_sites: a parameter group is sent only if at least this many sites train it.
+        max_group_share: a group in which one site has more than this part of the declared scans
+            counts as trained by one site: the sum is hardly more than its update.
         reveal_small_group: send a group even if fewer sites than that train it.
+        require_secure_aggregation: an update leaves only under masks that cancel in the sum of all
+            sites; a coordinator that asks for it as it is, is refused.
         releases: kinds of release that are allowed: ``update`` (model deltas), ``metrics``
             (averages of image quality), ``diagnostic`` (AUC and counts of an external cohort).
+        metrics: measures of image quality whose mean and standard deviation may leave.
+        count_step: declared numbers of scans are rounded down to multiples of this.
         min_class_patients: a diagnostic release needs as many patients of each outcome.
         min_cell: no count of patients or scans below this leaves in a diagnostic release, neither
-            as it stands nor as the difference of two releases.
+            as it stands nor as the difference of two releases; nor do two averages of image
+            quality differ by fewer.
         review: a diagnostic release leaves only after somebody at the site has seen these very
             numbers and approved them (``iedn-client evaluate --approve``).
         max_update_norm: L2 norm above which an update is not sent; absent is no bound here.
@@ -70,12 +80,26 @@ class PolicyConfig(FrozenModel):
 
     min_patients: int = Field(default=10, ge=1)
     min_group_sites: int = Field(default=3, ge=1)
+    max_group_share: float = Field(default=0.8, gt=0.0, le=1.0)
     reveal_small_group: bool = False
+    require_secure_aggregation: bool = False
     releases: tuple[ReleaseKind, ...] = ("update", "metrics")
+    metrics: tuple[ImageMetric, ...] = get_args(ImageMetric)
+    count_step: int = Field(default=5, ge=1)
     min_class_patients: int = Field(default=10, ge=1)
     min_cell: int = Field(default=5, ge=1)
     review: bool = True
     max_update_norm: float | None = Field(default=None, gt=0.0)
+
+    @property
+    def release_step(self) -> int:
+        """What the number of scans behind an evaluation is rounded down to multiples of."""
+        return max(self.count_step, self.min_cell)
+
+    @property
+    def max_group_percent(self) -> float:
+        """``max_group_share`` in percent, without what binary fractions add to it."""
+        return round(100 * self.max_group_share, 6)
 
 
 class SplitConfig(FrozenModel):
@@ -143,6 +167,9 @@ class SiteConfig(FrozenModel):
         manifest: CSV or TSV table of the scans.
         folder: where outputs go: ``releases.jsonl``, ``synthetic/``, local reports.
         cache: preprocessed scans; may be deleted at any time.
+        ledger_copy: second file of the privacy ledger, by which a restored backup is noticed;
+            better on another disk than ``folder``.
+        privacy: noise in training, and its budget.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads; absent means the coordinator's number.
         recompute: what training computes twice to save memory: ``norms``, or ``encoders`` for the
@@ -155,11 +182,15 @@ class SiteConfig(FrozenModel):
     manifest: SitePath
     folder: SitePath
     cache: SitePath = Field(default_factory=lambda fields: fields["folder"] / "cache")
+    ledger_copy: SitePath = Field(
+        default_factory=lambda fields: fields["folder"] / "ledger-copy.jsonl"
+    )
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)$")
     threads: int | None = Field(default=None, ge=1, le=256)
     recompute: Recompute = "norms"
     workers: int = Field(default_factory=default_workers, ge=1, le=64)
     policy: PolicyConfig = PolicyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     split: SplitConfig = SplitConfig()
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     coordinator: CoordinatorConfig | None = None

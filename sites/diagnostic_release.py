@@ -1,12 +1,12 @@
 """What may leave of an external cohort, and what two releases together would tell.
 
-A count of one patient can leave openly or as the difference of two releases. Which scans a release
-was computed from is therefore remembered here, at the site, in a file of its own that never leaves.
+A count of one patient can leave openly or as the difference of two releases: see
+``released_scans``.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,7 @@ from iedn.files import append_line
 from iedn.protocol.messages import ComparisonName, PairedAreas
 
 from .config import PolicyConfig
-
-Scan = tuple[str, str]
+from .released_scans import Scan, num_patients_of, small_difference
 
 
 @dataclass(frozen=True)
@@ -52,36 +51,6 @@ class DiagnosticRelease:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class ReleasedScans:
-    """Which scans earlier diagnostic releases were computed from. Local: names scans.
-
-    Args:
-        path: the file; made with the first entry, for its owner only.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def entries(self) -> list[dict[str, frozenset[Scan]]]:
-        """The scans of each outcome, an entry for every different set."""
-        if not self._path.exists():
-            return []
-        return [
-            {name: frozenset((p, s) for p, s in scans) for name, scans in json.loads(line).items()}
-            for line in self._path.read_text().splitlines()
-        ]
-
-    def remember(self, release: DiagnosticRelease) -> None:
-        """Write the scans of a release that is about to leave, unless they are there."""
-        if release.classes in self.entries():
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._path.exists():
-            self._path.touch(mode=0o600)
-        content = {name: sorted(scans) for name, scans in release.classes.items()}
-        append_line(self._path, json.dumps(content))
-
-
 def check_small_counts(
     release: DiagnosticRelease,
     earlier: Sequence[Mapping[str, frozenset[Scan]]],
@@ -101,14 +70,16 @@ def check_small_counts(
         )
     least = max(policy.min_class_patients, policy.min_cell)
     for name, scans in release.classes.items():
-        patients = _patients(scans)
+        patients = num_patients_of(scans)
         if patients < least:
             raise PolicyError(
                 f"{patients} patients with {name} that all numbers are of; "
                 f"policy.min_class_patients and policy.min_cell demand {least}"
             )
         for number, before in enumerate(earlier, start=1):
-            _check_difference(name, scans, before[name], policy.min_cell, number)
+            problem = small_difference(scans, before[name], policy.min_cell)
+            if problem:
+                raise PolicyError(f"{name}: with diagnostic release {number}, {problem}")
 
 
 def _check_what_it_is_of(release: DiagnosticRelease) -> None:
@@ -118,24 +89,6 @@ def _check_what_it_is_of(release: DiagnosticRelease) -> None:
             raise ValueError("paired areas of other scans than the release says")
     if not release.paired_areas:
         raise PolicyError("there is nothing to send: no two scores of the same scans")
-
-
-def _check_difference(
-    name: str, now: frozenset[Scan], before: frozenset[Scan], least: int, number: int
-) -> None:
-    changed = _patients(now ^ before)
-    counted = abs(len(now) - len(before))
-    small = [n for n in (changed, counted) if 0 < n < least]
-    if small:
-        raise PolicyError(
-            f"{name}: the scans differ from those of diagnostic release {number} in {changed} "
-            f"patients, and by {counted} in number; the two together would tell about fewer than "
-            f"policy.min_cell = {least}. Wait for more patients, or evaluate the same scans again"
-        )
-
-
-def _patients(scans: Iterable[Scan]) -> int:
-    return len({patient for patient, _ in scans})
 
 
 class Approvals:

@@ -2,28 +2,31 @@
 
 Default deny: a kind of release the policy does not name is refused, as is anything computed from
 fewer patients than it demands. Per-scan values have no way through. Declared counts are rounded
-down to multiples of 5, so that two releases cannot be subtracted to find one patient.
+down (``policy.count_step``), so that two releases cannot be subtracted to find one patient.
 """
 
 import logging
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iedn import __version__
-from iedn.errors import IednError, PolicyError, ProtocolError, RefusedError, ScanError
-from iedn.evaluation.results import summary_of
+from iedn.errors import PolicyError
+from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
 from iedn.parameters import SHARED_GROUP, state_hash
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
+from iedn.protocol.encoding import Encoded
 from iedn.protocol.messages import (
     ComparisonName,
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    MaskKey,
+    MaskKeyReply,
+    MaskKeyRequest,
     ModelRequest,
     PairedAreas,
     ProtocolMessage,
@@ -33,20 +36,25 @@ from iedn.protocol.messages import (
     SiteCapabilities,
     TrainReply,
     TrainRequest,
-    safe_code,
 )
-from iedn.protocol.records import Sendable
+from iedn.protocol.records import Sendable, Tensors
 
 from .config import PolicyConfig, ReleaseKind
-from .diagnostic_release import Approvals, DiagnosticRelease, ReleasedScans, check_small_counts
+from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
+from .failure import failure_of
+from .masked_rounds import MaskedRounds
+from .metrics_release import ScanRow, metrics_release
 from .release_log import ReleaseLog
+from .released_scans import ReleasedScans, num_patients_of
 
 _log = logging.getLogger(__name__)
 
-COARSE_STEP = 5
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
+RELEASED_METRICS = "released-metric-scans.jsonl"
 
-Deltas = dict[str, dict[str, NDArray[np.float32]]]
+Deltas = Mapping[str, Tensors]
+Changes = Mapping[str, Tensors | Encoded]
+"""What training has changed, by group: as it is, or quantised for its way."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,27 @@ class TrainingCounts:
         return self.patients_by_modality.get(Modality(group.removeprefix("encoder.")), 0)
 
 
-def coarsen(count: int, step: int = COARSE_STEP) -> int:
+@dataclass(frozen=True)
+class LedgerHead:
+    """Where a site's privacy ledger stands. Nothing in it depends on a patient's images.
+
+    Attributes:
+        count: entries, without those that only note an answer.
+        hash: of the last one.
+        epsilon: spent by all of them.
+    """
+
+    count: int
+    hash: str
+    epsilon: float
+
+
+def decoded(changes: Changes) -> Deltas:
+    """The changes as the coordinator will read them."""
+    return {g: c.decoded if isinstance(c, Encoded) else c for g, c in changes.items()}
+
+
+def coarsen(count: int, step: int) -> int:
     """``count`` rounded down to a multiple of ``step``, but never below 1; 0 stays 0."""
     return 0 if count == 0 else max(1, count - count % step)
 
@@ -82,15 +110,20 @@ class Egress:
 
     Args:
         policy: what may leave.
-        log: where each release is written before it leaves; the scans behind diagnostic releases
-            and the approvals are files beside it.
+        log: where each release is written before it leaves; the scans behind released metrics and
+            diagnostic releases, and the approvals, are files beside it.
+
+    Attributes:
+        masked_rounds: rounds of which nothing more may leave.
     """
 
     def __init__(self, policy: PolicyConfig, log: ReleaseLog) -> None:
         self._policy = policy
         self._log = log
         self._released_scans = ReleasedScans(log.path.with_name(RELEASED_SCANS))
+        self._released_metrics = ReleasedScans(log.path.with_name(RELEASED_METRICS))
         self._approvals = Approvals(log.path.with_name(APPROVALS))
+        self.masked_rounds = MaskedRounds(log)
 
     def capabilities(
         self, role: Role, counts: TrainingCounts, run: str, holds: str | None = None
@@ -99,9 +132,9 @@ class Egress:
         is_trainer = role == "train"
         message = SiteCapabilities(
             role=role,
-            num_training_scans=coarsen(counts.scans) if is_trainer else 0,
+            num_training_scans=self._coarse(counts.scans) if is_trainer else 0,
             scans_by_modality={
-                m: coarsen(n) if is_trainer else 0
+                m: self._coarse(n) if is_trainer else 0
                 for m, n in counts.scans_by_modality.items()
                 if n > 0
             },
@@ -111,63 +144,141 @@ class Egress:
         self._record(message, {"run": run})
         return message
 
-    def update(
+    def check_update(
+        self, request: TrainRequest, groups: Iterable[str], counts: TrainingCounts
+    ) -> tuple[str, ...]:
+        """The groups whose change may leave; asked before training, and again after it.
+
+        Raises:
+            PolicyError: updates are not allowed, or no group may leave.
+        """
+        self._allow("update", counts.patients)
+        sent = tuple(g for g in groups if not self._is_held(g, request, counts))
+        if not sent:
+            raise PolicyError("the policy holds every group back: too few patients or sites")
+        return sent
+
+    def checked_update(
         self,
         request: TrainRequest,
-        deltas: Deltas,
+        changes: Changes,
         counts: TrainingCounts,
         *,
         shapes: Shapes,
         duration_s: float,
-        payloads: Mapping[str, bytes] | None = None,
-    ) -> tuple[TrainReply, Sendable]:
-        """The update that may leave: groups the policy holds back are taken out.
+        ledger: LedgerHead | None = None,
+    ) -> tuple[TrainReply, Changes]:
+        """The update that may leave, by ``update`` or under masks; nothing is written yet.
+
+        Groups the policy holds back are taken out. What is quantised is judged by what the
+        coordinator will read.
 
         Args:
-            request: what was asked.
-            deltas: by group and name, as the coordinator will read them.
-            counts: of the training data.
-            shapes: that the protocol demands.
-            duration_s: seconds the training took.
-            payloads: quantised groups; where given, they leave in the place of ``deltas``.
+            request: what it answers.
+            changes: of each group that was trained.
+            counts: of the scans behind it.
+            shapes: of the tensors of all groups that came; those not sent are named as held.
+            duration_s: of the training.
+            ledger: after this training was paid for; None where no privacy is spent.
 
         Raises:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
-        self._allow("update", counts.patients)
-        sent = {g: t for g, t in deltas.items() if not self._is_held(g, request, counts)}
-        if not sent:
-            raise PolicyError("the policy holds every group back: too few patients or sites")
-        check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
-        self._check_norm(update_norm(sent))
+        sent = {g: changes[g] for g in self.check_update(request, changes, counts)}
+        deltas = decoded(sent)
+        check_tensors(deltas, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
+        self._check_norm(update_norm(deltas))
         reply = TrainReply(
             run=request.run,
             round=request.round,
             base_hash=request.base_hash,
-            weights={g: coarsen(self._scans_behind(g, counts)) for g in sent},
-            held_groups=tuple(sorted(set(deltas) - set(sent))),
+            weights={g: self._coarse(self._scans_behind(g, counts)) for g in sent},
+            held_groups=tuple(sorted(set(shapes) - set(sent))),
             duration_s=round(duration_s),
+            epsilon=None if ledger is None else ledger.epsilon,
+            ledger_count=None if ledger is None else ledger.count,
+            ledger_hash=None if ledger is None else ledger.hash,
+            mask_roster=_mask_roster(request),
             holds=_held(request),
         )
-        leaving: Sendable = sent if payloads is None else {g: payloads[g] for g in sent}
+        return reply, sent
+
+    def update(self, reply: TrainReply, checked: Changes) -> Sendable:
+        """Log a checked update, which leaves now: its tensors, or what they were quantised to."""
+        leaving = {g: c.payload if isinstance(c, Encoded) else c for g, c in checked.items()}
         self._record(reply, _facts_of(leaving))
-        return reply, leaving
+        return leaving
 
     def repeat(self, reply: TrainReply, sent: Sendable) -> None:
         """Log that an update which left before leaves again, unchanged."""
         self._record(reply, {**_facts_of(sent), "repeat": True})
+        self.masked_rounds.remember(reply)
 
-    def metrics(
-        self, request: EvaluateRequest, rows: Sequence[Mapping[str, float]], num_patients: int
-    ) -> EvaluateReply:
-        """Mean and standard deviation (n - 1) of per-scan metrics.
+    def masked_update(self, reply: TrainReply, tensors: RingGroups) -> None:
+        """Log the masked form of a checked update, which leaves now.
 
         Raises:
-            PolicyError: metrics are not allowed, or too few patients.
+            RefusedError: ``mask-spent``: another one of this round has left before.
         """
-        self._allow("metrics", num_patients)
-        return self._evaluation(request, summary_of(rows), len(rows))
+        self.masked_rounds.check_unspent(reply.run, reply.round)
+        self._record(reply, _facts_of(tensors))
+        self.masked_rounds.remember(reply)
+
+    def check_mode(self, request: TrainRequest) -> None:
+        """Refuse to be asked for an update as it is, if the policy demands masks.
+
+        Raises:
+            PolicyError: it does.
+        """
+        if request.mask_keys is None and self._policy.require_secure_aggregation:
+            raise PolicyError(
+                "asked for an update that is not masked; policy.require_secure_aggregation forbids"
+            )
+
+    def mask_groups(self, groups: Sequence[str], counts: TrainingCounts) -> tuple[str, ...]:
+        """The groups of a masked round that this site will send, as far as its patients decide.
+
+        Raises:
+            PolicyError: none.
+        """
+        self._allow("update", counts.patients)
+        offered = (g for g in groups if counts.patients_behind(g) >= self._policy.min_patients)
+        return tuple(sorted(offered))
+
+    def mask_key(self, request: MaskKeyRequest, mask_key: MaskKey | None) -> MaskKeyReply:
+        """This site's signed key for the masks of a round; None says that the round is spent."""
+        reply = MaskKeyReply(
+            run=request.run,
+            round=request.round,
+            base_hash=request.base_hash,
+            mask_key=mask_key,
+        )
+        self._record(reply, {})
+        return reply
+
+    def metrics(self, request: EvaluateRequest, rows: Sequence[ScanRow]) -> EvaluateReply:
+        """Mean and standard deviation (n - 1) of those per-scan metrics that the policy names.
+
+        Also by whether there is ASL.
+
+        Raises:
+            PolicyError: metrics are not allowed, or all are held: not named by the policy, too
+                few patients, or too close to an earlier release.
+        """
+        self._allow("metrics", num_patients_of(row.scan for row in rows))
+        if not any(name in self._policy.metrics for row in rows for name in row.values):
+            raise PolicyError("policy.metrics allows none of these measures of image quality")
+        release = metrics_release(
+            rows, request.split, self._released_metrics.entries(), self._policy
+        )
+        for name, why in release.held.items():
+            _log.info("%s of the %s scans is held back: %s", name, request.split, why)
+        if not release.metrics:
+            reasons = "; ".join(dict.fromkeys(release.held.values())) or "no value is finite"
+            raise PolicyError(f"no metric of the {request.split} scans may leave: {reasons}")
+        self._released_metrics.remember(release.scans)
+        return self._evaluation(request, release.metrics, len(rows))
 
     def diagnostic(self, request: EvaluateRequest, release: DiagnosticRelease) -> EvaluateReply:
         """Diagnostic value of an external cohort: seven numbers a comparison.
@@ -182,7 +293,7 @@ class Egress:
                 "nobody at this site has approved these numbers (policy.review); look at them "
                 "with `iedn-client --site NAME evaluate --model FILE`, then add --approve"
             )
-        self._released_scans.remember(release)
+        self._released_scans.remember(release.classes)
         return self._evaluation(request, {}, release.num_scans, fields)
 
     def preview(self, release: DiagnosticRelease) -> dict[ComparisonName, PairedAreas]:
@@ -232,7 +343,7 @@ class Egress:
             evaluation=request.evaluation,
             metrics=dict(metrics),
             paired_areas=dict(paired_areas or {}),
-            num_scans=coarsen(num_scans, max(COARSE_STEP, self._policy.min_cell)),
+            num_scans=coarsen(num_scans, self._policy.release_step),
             holds=_held(request),
         )
         self._record(reply, {})
@@ -253,8 +364,14 @@ class Egress:
     def _is_held(self, group: str, request: TrainRequest, counts: TrainingCounts) -> bool:
         if counts.patients_behind(group) < self._policy.min_patients:
             return True
-        few_sites = request.group_sites.get(group, 0) < self._policy.min_group_sites
-        return few_sites and not self._policy.reveal_small_group
+        share = request.group_shares.get(group, 100)
+        is_dominated = share > self._policy.max_group_percent
+        owners = request.group_sites.get(group, 0)
+        sites = min(owners, 1) if is_dominated else owners
+        return sites < self._policy.min_group_sites and not self._policy.reveal_small_group
+
+    def _coarse(self, count: int) -> int:
+        return coarsen(count, self._policy.count_step)
 
     def _check_norm(self, norm: float) -> None:
         bound = self._policy.max_update_norm
@@ -274,11 +391,10 @@ class Egress:
         )
 
 
-def failure_of(error: Exception) -> FailureReply:
-    """A code and an incident id; the text stays in the site's own log."""
-    reply = FailureReply(code=_code_of(error), incident=secrets.token_hex(6))
-    _log.error("incident %s (%s): %s", reply.incident, reply.code, error, exc_info=error)
-    return reply
+def _mask_roster(request: TrainRequest) -> str | None:
+    if request.mask_keys is None:
+        return None
+    return roster_digest(MaskRound.of(request), request.mask_keys)
 
 
 def _held(request: ModelRequest) -> str | None:
@@ -296,11 +412,3 @@ def _facts_of(leaving: Sendable) -> dict[str, object]:
             arrays.update(content)
     kind = "encoded" if any(isinstance(c, bytes) for c in leaving.values()) else "tensors"
     return {kind: state_hash(arrays), "bytes": sum(a.nbytes for a in arrays.values())}
-
-
-def _code_of(error: Exception) -> str:
-    if isinstance(error, ScanError | ProtocolError | RefusedError):
-        return safe_code(error.code)
-    if isinstance(error, PolicyError):
-        return "policy"
-    return safe_code(type(error).__name__) if isinstance(error, IednError) else "internal"

@@ -46,7 +46,7 @@ from .reading import (
 )
 from .registration import align
 
-PREPROCESSING_VERSION = 4
+PREPROCESSING_VERSION = 5
 
 LEAST_OVERLAP = 0.8
 FULL_OVERLAP = 0.99

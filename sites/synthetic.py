@@ -83,19 +83,21 @@ def write_synthetic(
         Path of the ``.nii.gz`` file; the sidecar is beside it with suffix ``.json``.
     """
     path = map_path(folder, record)
-    content = _nifti_gz(np.asarray(cbv_map / BRAIN_MEAN, np.float32), affine)
+    content = nifti_bytes(np.asarray(cbv_map / BRAIN_MEAN, np.float32), affine)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
     atomic_write_bytes(
         sidecar_path(path), (json.dumps(sidecar.content(), indent=2) + "\n").encode()
     )
-    atomic_write_bytes(path, content)
+    atomic_write_bytes(path, gzip.compress(content, compresslevel=6, mtime=0))
     return path
 
 
-def _nifti_gz(array: FloatArray, affine: Affine) -> bytes:
+def nifti_bytes(array: FloatArray, affine: Affine) -> bytes:
+    """An uncompressed NIfTI file of an array (D, H, W) with a new, empty header."""
     image = _nibabel.Nifti1Image(array.T, affine)
     image.set_sform(affine, code=_ALIGNED)
     image.set_qform(affine, code=_ALIGNED)
     image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
+    content: bytes = image.to_bytes()
+    return content

@@ -1,6 +1,7 @@
 """One thread a test process (two that compete for two cores spin more than they compute), and
 what several tests need: the commands as a user calls them, and modules that are run by path."""
 
+import csv
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from iedn import console
+from sites.cohort import REQUIRED_COLUMNS
 
 torch.set_num_threads(1)
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 def pytest_xdist_make_scheduler(config, log):
     """With several processes, a file that shares costly processes or cohorts stays in one.
 
+    But kills, which take half of the time of the system tests: each process has its own federation.
     ``--dist loadgroup`` would be for this, but pytest 9.2 does not see the groups of xdist 3.8.
     """
     from xdist.scheduler import LoadScopeScheduling
@@ -30,7 +33,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = nodeid.split("::", 1)[0]
             is_shared = file.startswith(("tests/federation/", "tests/system/"))
-            return file if is_shared else nodeid
+            return file if is_shared and file != "tests/system/test_kills.py" else nodeid
 
     return ByFixtures(config, log)
 
@@ -49,10 +52,52 @@ def call(monkeypatch, capsys):
     return run
 
 
+class SeededEntropy:
+    """Randomness of private training that repeats; the product has none.
+
+    ``names`` are the patients' own: a cohort with one fewer gives all others what they had.
+    """
+
+    def __init__(self, seed, names=None):
+        self.seed, self.names, self.steps = seed, names, 0
+
+    def _generator(self, *purpose):
+        return torch.Generator().manual_seed(hash((self.seed, self.steps, *purpose)) % 2**31)
+
+    def _name(self, patient):
+        return patient if self.names is None else self.names[patient]
+
+    def draw(self, patients, rate):
+        self.steps += 1
+        chances = [
+            float(torch.rand((), generator=self._generator(1, self._name(p))))
+            for p in range(patients)
+        ]
+        return [patient for patient, chance in enumerate(chances) if chance < rate]
+
+    def noise(self, device):
+        return self._generator(2)
+
+    def augmentation(self, patient):
+        return self._generator(3, self._name(patient))
+
+
+@pytest.fixture(scope="session")
+def seeded_entropy():
+    """The class of a seeded source of randomness for private training."""
+    return SeededEntropy
+
+
 @pytest.fixture(scope="session")
 def bad():
     """The builders of a small site and of its bad files."""
     return _module(ROOT / "tests" / "unit" / "test_bad_inputs.py")
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """The mistakes in private training that tests plant, to see them found."""
+    return _module(ROOT / "tests" / "unit" / "test_canaries.py")
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +117,18 @@ def _module(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def manifest_of(tmp_path):
+    """Writes rows as a manifest, absent cells empty, and gives its path."""
+
+    def written(rows):
+        path = tmp_path / "manifest.csv"
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, REQUIRED_COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return written

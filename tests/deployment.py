@@ -211,6 +211,14 @@ class Deployment:
             self._command("iedn-client", "--site", str(self.kit(site)), "init")
             key = str(self.kit(site) / "tls" / "site.pub")
             self._command("iedn-server", "admit", site, key, "--dir", str(self.run))
+        if self.config.secure_aggregation == "on":
+            self._accept_peers(trainers)
+
+    def _accept_peers(self, trainers: list[str]) -> None:
+        self._command("iedn-server", "roster", str(self.run))
+        roster = str(self.run / "roster.json")
+        for site in trainers:
+            self._command("iedn-client", "--site", str(self.kit(site)), "peers", "accept", roster)
 
     def _command(self, *command: str) -> None:
         done = run_command(*command, cwd=self.folder)

@@ -26,6 +26,9 @@ from .wilson import wilson_bounds
 
 ROUNDING = 1e-12
 
+RocPoint = tuple[float, float]
+"""1 - specificity and sensitivity."""
+
 
 def auc_interval(
     labels: ArrayLike, scores: ArrayLike, *, patients: Patients | None = None, level: float = 0.95
@@ -55,6 +58,24 @@ def auc_interval(
         return Estimate(area, *wilson_bounds(area, smaller, level=level))
     areas, covariance = auc_covariance(labels, [scores], patients=patients)
     return interval_of_area(float(areas[0]), float(covariance[0, 0]), smaller, level=level)
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[RocPoint, ...]:
+    """Corners of the empirical ROC curve from (0, 0) to (1, 1), one a different score.
+
+    Tied scores are one step, so that the trapezoids below it are the area with ties counted half.
+
+    Raises:
+        ValueError: lengths differ, or a label is not 0 or 1.
+        StatisticsError: a class is empty, or a score is not finite.
+    """
+    positive, negative = split_scores(labels, scores)
+    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
+    corners = [
+        (float((negative >= threshold).mean()), float((positive >= threshold).mean()))
+        for threshold in thresholds
+    ]
+    return ((0.0, 0.0), *corners)
 
 
 def interval_of_area(area: float, variance: float, smaller_class: int, *, level: float) -> Estimate:

@@ -6,11 +6,13 @@ its interval. A row is one scan; where a patient may have several, ``patients`` 
 
 from .agreement import cohen_kappa, icc_2_1, r_wg
 from .auc import (
+    RocPoint,
     auc_covariance,
     auc_interval,
     delong_test,
     delong_variance,
     placements,
+    roc_curve,
     split_scores,
 )
 from .bootstrap import patient_bootstrap
@@ -27,6 +29,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "OperatingPoint",
+    "RocPoint",
     "SiteAreas",
     "auc_covariance",
     "auc_interval",
@@ -45,6 +48,7 @@ __all__ = [
     "patient_bootstrap",
     "placements",
     "r_wg",
+    "roc_curve",
     "site_areas",
     "split_scores",
     "stratified_areas",

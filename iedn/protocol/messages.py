@@ -10,7 +10,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, TrainingConfig, TransferConfig
+from ..config import (
+    FrozenModel,
+    GridConfig,
+    NetworkConfig,
+    PrivacyDemand,
+    TrainingConfig,
+    TransferConfig,
+)
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
@@ -25,12 +32,15 @@ TrainedOn = Literal["phantom (simulation)", "patients"]
 ComparisonName = Literal["roi", "models", "readers"]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 GroupName = Annotated[str, StringConstraints(pattern=r"^(decoder|encoder\.[A-Za-z0-9_]{1,16})$")]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,48}$")]
 Incident = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+Signature = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2,256}$")]
 Count = Annotated[int, Field(ge=0, le=2**20)]
+Percent = Annotated[int, Field(ge=1, le=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
 
@@ -101,6 +111,50 @@ class ModelRequest(RoundRequest):
     group_hashes: dict[GroupName, Digest] = Field(default_factory=dict)
 
 
+class MaskKey(FrozenModel):
+    """A site's key for the masks of one round, signed by the key that the site is known by.
+
+    Attributes:
+        key: X25519 public key, made for this round alone.
+        groups: groups whose change the site means to send.
+        signature: ECDSA (P-384, SHA-384) of run, round, base model, site, key and groups; see
+            ``iedn.masking``.
+    """
+
+    key: Digest
+    groups: tuple[GroupName, ...] = Field(min_length=1, max_length=16)
+    signature: Signature
+
+
+class MaskKeyRequest(RoundRequest):
+    """Coordinator -> site: your key for the masks of this round?
+
+    Attributes:
+        training: local training settings, and
+        privacy: the least privacy that will be asked for. A site that would refuse to train, or
+            that has no privacy left to spend on it, gives no key, and voids no group.
+    """
+
+    kind: ClassVar[str] = "mask-key-request"
+    training: TrainingConfig
+    privacy: PrivacyDemand = PrivacyDemand()
+
+
+class MaskKeyReply(ProtocolMessage):
+    """Site -> coordinator: its key for the masks of one round, for the other sites.
+
+    Attributes:
+        mask_key: the key; None: the site has sent a masked update of this round before, and
+            never sends another one.
+    """
+
+    kind: ClassVar[str] = "mask-key-reply"
+    run: RunName
+    round: int = Field(ge=1, le=1_000_000)
+    base_hash: Digest
+    mask_key: MaskKey | None
+
+
 class TrainRequest(ModelRequest):
     """Coordinator -> site: train the groups of this message.
 
@@ -108,6 +162,11 @@ class TrainRequest(ModelRequest):
         training: local training settings.
         seed: the run's seed; the site derives its own from (seed, round, site).
         group_sites: how many sites of this round own each group that was sent.
+        group_shares: percent, rounded up, of the scans declared for each group that the site with
+            most of them has. A group without counts as one site's.
+        privacy: the least privacy that the run asks of a site.
+        mask_keys: keys of all sites of this round, by site; the update has to be masked with
+            them. None: it is sent as it is.
         transfer: how the update has to be encoded.
     """
 
@@ -115,7 +174,16 @@ class TrainRequest(ModelRequest):
     training: TrainingConfig
     seed: int = Field(ge=0, lt=2**63)
     group_sites: dict[GroupName, Count]
+    group_shares: dict[GroupName, Percent] = Field(default_factory=dict)
+    privacy: PrivacyDemand = PrivacyDemand()
+    mask_keys: dict[SiteName, MaskKey] | None = None
     transfer: TransferConfig = TransferConfig()
+
+    @model_validator(mode="after")
+    def _maskable(self) -> "TrainRequest":
+        if self.mask_keys is not None:
+            self.transfer.check_beside_secure_aggregation()
+        return self
 
 
 class TrainReply(ProtocolMessage):
@@ -126,6 +194,11 @@ class TrainReply(ProtocolMessage):
         held_groups: groups the site's policy kept back.
         duration_s: seconds the training took, rounded to whole seconds.
         epsilon: privacy spent so far as the site reports it; None where DP is off.
+        ledger_count: entries of the site's privacy ledger, and
+        ledger_hash: hash of the last one. The coordinator remembers them: a site whose ledger was
+            restored from a backup has forgotten what it spent.
+        mask_roster: digest of the sites and keys that the tensors are masked for; None: they are
+            not masked.
         holds: hash of the model that the site keeps, if it keeps one.
     """
 
@@ -137,7 +210,17 @@ class TrainReply(ProtocolMessage):
     held_groups: tuple[GroupName, ...] = ()
     duration_s: int = Field(ge=0)
     epsilon: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    ledger_count: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    ledger_hash: Digest | None = None
+    mask_roster: Digest | None = None
     holds: Digest | None = None
+
+    @model_validator(mode="after")
+    def _whole_head(self) -> "TrainReply":
+        if (self.ledger_count is None) != (self.ledger_hash is None):
+            msg = "ledger_count and ledger_hash come together"
+            raise ValueError(msg)
+        return self
 
 
 class EvaluateRequest(ModelRequest):
@@ -284,6 +367,7 @@ class FailureReply(ProtocolMessage):
 
 OUTGOING: tuple[type[ProtocolMessage], ...] = (
     SiteCapabilities,
+    MaskKeyReply,
     TrainReply,
     EvaluateReply,
     ReleaseReceipt,
@@ -293,6 +377,7 @@ OUTGOING: tuple[type[ProtocolMessage], ...] = (
 
 MESSAGES: tuple[type[ProtocolMessage], ...] = (
     CapabilitiesRequest,
+    MaskKeyRequest,
     TrainRequest,
     EvaluateRequest,
     ReleaseRequest,

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -30,13 +30,17 @@ from .messages import PROTOCOL_VERSION, EvaluateReply, FailureReply, ProtocolMes
 
 Tensors = Mapping[str, NDArray[np.float32]]
 Groups = Mapping[str, Tensors]
-Sendable = Mapping[str, Tensors | bytes]
-"""Groups as they travel: float32 tensors, or a quantised payload."""
+RingTensors = Mapping[str, NDArray[np.uint64]]
+RingGroups = Mapping[str, RingTensors]
+Sendable = Mapping[str, Tensors | RingTensors | bytes]
+"""Groups as they travel: float32 tensors, integers where they are masked, or quantised payloads."""
 
 M = TypeVar("M", bound=ProtocolMessage)
 
 _MESSAGE, _METRICS, _TENSORS, _ENCODED = "message", "metrics", "tensors", "encoded"
-_MAX_MESSAGE = 2**20
+_MAX_MESSAGE = 2**23
+"""Characters; a request under secure aggregation names some 500 for each site of the round."""
+
 _GROUP_OVERHEAD, _TENSOR_OVERHEAD = 1024, 512
 _UNDECODABLE = (
     ValueError,
@@ -53,7 +57,7 @@ def to_record(message: ProtocolMessage, groups: Sendable | None = None) -> Recor
 
     Args:
         message: any message of ``messages``.
-        groups: float32 tensors by group and tensor name, or a group's quantised payload.
+        groups: by group, float32 tensors by name (integers where masked), or a quantised payload.
     """
     fields = message.model_dump(mode="json")
     record = RecordDict()
@@ -87,7 +91,7 @@ def parse(record: RecordDict, expected: type[M]) -> M:
     return _validated(expected, fields)
 
 
-def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[np.float32]]]:
+def parse_groups(record: RecordDict) -> dict[str, dict[str, NDArray[Any]]]:
     """Decode the tensors of a record, by group and tensor name; quantised groups are passed over.
 
     The arrays keep the dtype they came with; whether that is right is the gate's business.
@@ -122,14 +126,20 @@ def array_bytes(record: RecordDict) -> int:
     )
 
 
-def check_size(record: RecordDict, expected: Shapes) -> None:
-    """Refuse a record whose arrays are larger than these float32 tensors, before decoding them.
+def check_size(record: RecordDict, expected: Shapes, *, item_bytes: int = 4) -> None:
+    """Refuse a record whose arrays are larger than these tensors, before decoding them.
+
+    Args:
+        record: what came.
+        expected: tensors by group and name.
+        item_bytes: of an element: 4 of float32, 8 of masked integers.
 
     Raises:
         RefusedError: ``wrong-size``.
     """
     limit = sum(
-        _GROUP_OVERHEAD + sum(4 * math.prod(shape) + _TENSOR_OVERHEAD for shape in tensors.values())
+        _GROUP_OVERHEAD
+        + sum(item_bytes * math.prod(shape) + _TENSOR_OVERHEAD for shape in tensors.values())
         for tensors in expected.values()
     )
     found = array_bytes(record)
@@ -169,12 +179,12 @@ def _array_records(record: RecordDict) -> dict[str, ArrayRecord]:
     return {str(g): arrays for g, arrays in record.items() if isinstance(arrays, ArrayRecord)}
 
 
-def _packed(tensors: Tensors) -> NDArray[np.uint8]:
+def _packed(tensors: Tensors | RingTensors) -> NDArray[np.uint8]:
     contiguous = {name: np.array(value, order="C") for name, value in tensors.items()}
     return np.frombuffer(safetensors.numpy.save(contiguous), dtype=np.uint8)
 
 
-def _unpacked(group: str, arrays: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+def _unpacked(group: str, arrays: ArrayRecord) -> dict[str, NDArray[Any]]:
     try:
         if list(arrays) != [_TENSORS]:
             raise ValueError("not one array of tensors")

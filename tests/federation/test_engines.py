@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from client.session import RELEASES
+from sites.release_log import verify
+
 COMMAND = [str(Path(sys.executable).parent / "iedn-simulate"), "run", "smoke", "--json"]
 
 
@@ -103,6 +106,9 @@ def test_flowers_own_engine_reaches_the_same_model(folder, reference):
     found = simulate(folder, "flower", "--engine", "flower")
     assert found["model_hash"] == reference["model_hash"]
     assert found["sites"] == reference["sites"]
+    for site in ("site-a", "site-b", "site-x"):  # whichever of Ray's processes played it
+        numbers = [e["number"] for e in verify(folder / "flower" / "sites" / site / RELEASES)]
+        assert numbers == list(range(1, len(numbers) + 1)) != []
 
 
 def test_run_folder_of_another_scenario_is_refused_with_exit_code_3(folder, reference):

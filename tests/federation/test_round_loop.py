@@ -407,3 +407,40 @@ def test_run_without_quorum_ends_as_incomplete_and_says_who_is_missing(tmp_path)
     last = events(folder)[-1]
     assert last["event"] == "incomplete"
     assert last["roster"]["site-b"] == {"status": "offline"}
+
+
+def with_ledger(count, digest):
+    def answer(fields, deltas):
+        fields |= {"ledger_count": count, "ledger_hash": digest * 64, "epsilon": 1.0}
+
+    return answer
+
+
+def test_site_whose_privacy_ledger_was_restored_is_named_also_after_a_restart(tmp_path):
+    steps = {"site-a": 0.5, "site-b": 0.25}
+    heads = {("site-b", 1): with_ledger(2, "1"), ("site-b", 2): with_ledger(3, "2")}
+    folder = federation(tmp_path / "run", count=2)
+    found = run(folder, Player(steps, heads))
+    assert commits(found)[2]["roster"]["site-b"]["ledger_count"] == 3
+    federation(folder, count=4)
+    later = {("site-b", 3): with_ledger(2, "1"), ("site-b", 4): with_ledger(4, "4")}
+    found = run(folder, Player(steps, later))
+    refused = commits(found)[3]["roster"]["site-b"]
+    assert (refused["status"], refused["code"]) == ("refused", "ledger-rolled-back")
+    assert commits(found)[3]["contributions"]["decoder"]["sites"] == 1
+    assert commits(found)[4]["roster"]["site-b"]["status"] == "accepted"
+
+
+def test_sites_are_told_how_much_of_a_group_its_largest_site_has(tmp_path):
+    """Of 400 scans site-b has 300; ASL is site-a's alone."""
+    asked = {}
+
+    class Watching(Player):
+        def train(self, site, record):
+            asked[site] = parse(record, TrainRequest)
+            return super().train(site, record)
+
+    run(federation(tmp_path / "run", count=1), Watching({"site-a": 0.5, "site-b": 0.25}))
+    shares = {"encoder.T1WI": 75, "decoder": 75}
+    assert asked["site-b"].group_shares == shares
+    assert asked["site-a"].group_shares == {**shares, "encoder.ASL": 100}

@@ -115,7 +115,15 @@ SUPERNODE = {
     "node-mid-upload": Point(_OBJECT, _is_weights, count=2, victim="child"),
     "node-after-send": Point(_PUSH, _is_train_reply, when="after", victim="child"),
 }
-POINTS = SERVER | SUPERLINK | EXECUTOR | SUPERNODE
+MASKED_SERVER = {
+    "masked-keys-agreed": Point("server.mask_keys:remember", when="after"),
+    "masked-during-gather": Point("server.masked_rounds:_Intake.take", count=2),
+}
+MASKED_SITE = {
+    "masked-between-kept-and-log": Point("sites.egress:Egress.masked_update"),
+    "masked-between-log-and-erased": Point("client.mask_key_file:MaskKeyFile.erase_private"),
+}
+POINTS = MASKED_SERVER | MASKED_SITE | SERVER | SUPERLINK | EXECUTOR | SUPERNODE
 
 
 def arm(point: Point, marker: Path) -> None:

@@ -44,7 +44,7 @@ def _configure(deployed):
     path = deployed.run / "federation.toml"
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     content["sites"][REQUIRED]["required"] = True
-    content["rounds"] |= {"deadline_s": 150.0, "join_timeout_s": 180.0, "offline_grace_s": 5.0}
+    content["rounds"] |= {"deadline_s": 60.0, "join_timeout_s": 100.0, "offline_grace_s": 5.0}
     path.write_text(tomli_w.dumps(content), encoding="utf-8")
 
 

@@ -32,13 +32,6 @@ STOPS = {"sigterm": (signal.SIGTERM, 143), "sigint": (signal.SIGINT, 130)}
 CELLS = [*SERVER, *SUPERLINK, *EXECUTOR, *SUPERNODE, *TOGETHER, "everything", "suspended", *STOPS]
 
 
-def cells(names):
-    """One worker for each half of the cells: a deployment is set up once in each."""
-    return [
-        pytest.param(n, marks=pytest.mark.xdist_group(f"kills-{CELLS.index(n) % 2}")) for n in names
-    ]
-
-
 @pytest.fixture(scope="session")
 def ward(tmp_path_factory):
     content = scenario(rounds=ROUNDS, trainers=TRAINERS)
@@ -67,7 +60,7 @@ def check_outcome(ward, *, trained_again=()):
     assert ward.held_ports() == []
 
 
-@pytest.mark.parametrize("point", cells(SERVER))
+@pytest.mark.parametrize("point", SERVER)
 def test_coordinator_is_killed(ward, point):
     ward.begin(point)
     ward.doom(SERVER_NAME, point)
@@ -76,7 +69,7 @@ def test_coordinator_is_killed(ward, point):
     check_outcome(ward)
 
 
-@pytest.mark.parametrize("point", cells(SUPERLINK))
+@pytest.mark.parametrize("point", SUPERLINK)
 def test_superlink_is_killed(ward, point):
     ward.begin(point)
     marker = ward.doom(SERVER_NAME, point)
@@ -84,7 +77,7 @@ def test_superlink_is_killed(ward, point):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("point", cells(EXECUTOR))
+@pytest.mark.parametrize("point", EXECUTOR)
 def test_site_is_killed(ward, point):
     ward.begin(point, "site-a")
     ward.doom("site-a", point)
@@ -94,7 +87,7 @@ def test_site_is_killed(ward, point):
     check_outcome(ward, trained_again=["site-a"] if point in LOGGED_NOT_KEPT else [])
 
 
-@pytest.mark.parametrize("point", cells(SUPERNODE))
+@pytest.mark.parametrize("point", SUPERNODE)
 def test_node_is_killed(ward, point):
     ward.begin(point, "site-a")
     marker = ward.doom("site-a", point)
@@ -103,7 +96,7 @@ def test_node_is_killed(ward, point):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("name", cells(TOGETHER))
+@pytest.mark.parametrize("name", TOGETHER)
 def test_two_are_killed_at_once(ward, name):
     points = TOGETHER[name]
     ward.begin(name, *(set(points) - {SERVER_NAME}))
@@ -119,7 +112,7 @@ def test_two_are_killed_at_once(ward, name):
     assert len(list(ward.markers.glob(f"{name}-*"))) == len(points)
 
 
-@pytest.mark.parametrize("name", cells(["everything"]))
+@pytest.mark.parametrize("name", ["everything"])
 def test_everything_is_killed_at_once(ward, name):
     ward.begin(name)
     ward.start_server()
@@ -130,7 +123,7 @@ def test_everything_is_killed_at_once(ward, name):
     check_outcome(ward)
 
 
-@pytest.mark.parametrize("name", cells(["suspended"]))
+@pytest.mark.parametrize("name", ["suspended"])
 def test_coordinator_is_suspended_until_flower_has_given_up_its_run(ward, name):
     ward.begin(name)
     ward.start_server()
@@ -148,7 +141,7 @@ def test_coordinator_is_suspended_until_flower_has_given_up_its_run(ward, name):
     check_outcome(ward)
 
 
-@pytest.mark.parametrize("name", cells(STOPS))
+@pytest.mark.parametrize("name", STOPS)
 def test_stop_is_clean_and_the_same_command_goes_on(ward, name):
     ward.begin(name)
     ward.start_server()

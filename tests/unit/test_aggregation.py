@@ -6,15 +6,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from iedn.fixed_point import BLOCK, MAX_TOTAL_WEIGHT, ExactSum, quantise
+from iedn.parameters import flatten, state_hash
 from iedn.protocol.checks import shapes_of
-from server.aggregation import (
-    MAX_TOTAL_WEIGHT,
-    StreamingSum,
-    Update,
-    aggregate,
-    apply_step,
-    quantise,
-)
+from server.aggregation import StreamingSum, Update, aggregate, apply_step
+from server.optimizers import ServerOptimizerConfig, advance, server_step
 
 LSB = 2.0**-30
 
@@ -166,3 +162,91 @@ def test_unknown_group_is_an_error():
     total = StreamingSum({"decoder": {"decoder.w": (1,)}})
     with pytest.raises(ValueError, match=r"encoder\.ASL"):
         total.add(update(1, encoder_ASL=[1.0]))
+
+
+# --- blockwise sums -----------------------------------------------------------------------------
+
+
+def rounded_plainly(delta):
+    """The formula: delta * 2^30 in float64, rounded half to even, as integers."""
+    return np.rint(delta.astype(np.float64) * 2.0**30).astype(np.int64)
+
+
+def awkward(size, seed=0):
+    """Every scale that the gate lets pass, with ties, signed zeros, subnormals and the bounds."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=size) * 10.0 ** rng.uniform(-12, 2, size)
+    values[: size // 4] = (rng.integers(-(2**20), 2**20, size // 4) + 0.5) * LSB  # ties
+    special = [0.0, -0.0, 1e-45, -1e-45, 2.0**10, -(2.0**10), LSB / 2, -LSB / 2, 1.5 * LSB]
+    values[-len(special) :] = special
+    return np.clip(values, -(2.0**10), 2.0**10).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [9, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+def test_blockwise_quantisation_is_the_formula_bit_for_bit(size):
+    delta = awkward(max(size, 40))[-size:]
+    assert (quantise(delta) == rounded_plainly(delta)).all()
+
+
+def test_ties_go_to_the_even_neighbour():
+    halves = tensor(*(k * LSB / 2 for k in (-3, -1, 1, 3, 5)))
+    assert quantise(halves).tolist() == [-2, 0, 0, 2, 2]
+
+
+def test_blockwise_sum_and_mean_are_the_formulas_bit_for_bit():
+    deltas = [awkward(2 * BLOCK + 5, seed) for seed in range(4)]
+    weights = [1, 17, 4096, 2**19]
+    total = ExactSum(deltas[0].shape)
+    for delta, weight in zip(deltas, weights, strict=True):
+        total.add(delta, weight)
+    expected = sum(rounded_plainly(d) * w for d, w in zip(deltas, weights, strict=True))
+    assert (total.total() == expected).all()
+    divisor = float(sum(weights))
+    assert total.mean(divisor).tobytes() == (expected / 2.0**30 / divisor).tobytes()
+
+
+def test_any_shape_and_layout():
+    grid = awkward(60).reshape(3, 4, 5)
+    assert (quantise(np.asfortranarray(grid)) == rounded_plainly(grid)).all()
+    assert quantise(np.float32(0.5).reshape(())).shape == ()
+    assert quantise(np.zeros((0, 3), np.float32)).shape == (0, 3)
+
+
+def test_another_shape_is_refused_and_nothing_is_added():
+    total = ExactSum((2, BLOCK))
+    with pytest.raises(ValueError, match="shape"):
+        total.add(np.ones((BLOCK, 2), np.float32), 1)
+    assert not total.total().any()
+
+
+def test_adding_makes_nothing_of_the_tensors_size():
+    size = 64 * BLOCK
+    delta, total = np.ones(size, np.float32), ExactSum((size,))
+    tracemalloc.start()
+    total.add(delta, 3)
+    _, top = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert top < delta.nbytes / 4
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
+def test_advance_is_server_step_and_apply_step(name):
+    config = ServerOptimizerConfig(name=name, eta=0.7)
+    base = {
+        "decoder": {"a": awkward(50, 1), "b": awkward(60, 2)},
+        "encoder.ASL": {"c": awkward(40, 3)},
+    }
+    moments: dict = {}
+    expected, expected_moments = base, moments
+    for seed in range(2):  # the second round uses the moments of the first
+        deltas = {"decoder": {"a": awkward(50, seed), "b": awkward(60, seed)}}
+        sums = [StreamingSum(shapes_of(base)) for _ in range(2)]
+        for total in sums:
+            total.add(Update(deltas, {"decoder": 3}))
+        step, expected_moments = server_step(sums[0].mean_deltas(), expected_moments, config)
+        expected = apply_step(expected, step)
+        base, moments = advance(base, sums[1].drain(), moments, config)
+        assert sums[1].mean_deltas() == {}, "the sum is used up"
+    assert state_hash(flatten(base)) == state_hash(flatten(expected))
+    assert state_hash(moments) == state_hash(expected_moments)
+    assert base["encoder.ASL"]["c"].tobytes() == awkward(40, 3).tobytes()

@@ -95,6 +95,12 @@ def test_the_mask_lies_on_the_t1s_voxels(installed):
     assert "deepbet 9.9" in finding.problem
 
 
+def test_a_dark_lesion_leaves_no_hole_in_the_mask(installed):
+    volume = t1()
+    volume.array[5:7, 7:9, 6:8] = 10.0
+    np.testing.assert_array_equal(estimate_brain_mask(volume).array, t1().array > 50)
+
+
 def test_deepbet_gets_a_finite_float32_image_in_the_patients_frame(installed):
     volume = t1()
     volume.array[0, 0, 0], volume.array[0, 0, 1] = np.nan, np.inf

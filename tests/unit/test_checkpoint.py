@@ -3,16 +3,25 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from iedn.checkpoint import load_checkpoint, save_checkpoint
 from iedn.config import NetworkConfig
 from iedn.errors import CheckpointError
-from iedn.files import append_line, atomic_write_bytes, cut_torn_line
+from iedn.files import (
+    append_line,
+    atomic_copy,
+    atomic_write_bytes,
+    atomic_write_tensors,
+    cut_torn_line,
+)
 from iedn.modalities import Modality
 from iedn.parameters import state_hash
 
@@ -161,3 +170,53 @@ def test_only_a_torn_last_line_is_cut(tmp_path, content, left):
 def test_there_is_nothing_to_cut_where_there_is_no_file(tmp_path):
     cut_torn_line(tmp_path / "history.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_need_not_last_is_not_flushed_but_replaced_whole(saved, monkeypatch):
+    def fail(descriptor: int) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(os, "fsync", fail)
+    atomic_write_bytes(saved, b"new", durable=False)
+    assert saved.read_bytes() == b"new"
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_tensors_are_written_without_a_copy_and_with_the_usual_permissions(tmp_path):
+    tensors = {"w": np.arange(2_000_000, dtype=np.float32)}
+    tracemalloc.start()
+    atomic_write_tensors(tmp_path / "m", tensors)
+    _, top = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert top < tensors["w"].nbytes / 4
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "m").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (load_file(tmp_path / "m")["w"] == tensors["w"]).all()
+
+
+def test_tensors_in_another_layout_are_written_in_order(tmp_path):
+    grid = np.arange(12, dtype=np.float32).reshape(3, 4)
+    atomic_write_tensors(tmp_path / "m", {"t": grid.T, "f": np.asfortranarray(grid)})
+    found = load_file(tmp_path / "m")
+    assert (found["t"] == grid.T).all()
+    assert (found["f"] == grid).all()
+
+
+def test_a_copy_replaces_its_target_and_is_another_file(saved, tmp_path):
+    target = tmp_path / "best"
+    target.write_bytes(b"old")
+    atomic_copy(saved, target)
+    assert target.read_bytes() == saved.read_bytes()
+    assert target.stat().st_ino != saved.stat().st_ino
+
+
+def test_tensors_that_cannot_be_written_are_an_error_of_the_system(saved, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    before = saved.read_bytes()
+    with pytest.raises(OSError, match="No space"):
+        atomic_write_tensors(saved, TENSORS)
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]

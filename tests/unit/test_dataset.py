@@ -329,3 +329,12 @@ def test_cached_arrays_are_mapped_and_writing_to_them_leaves_the_file(config):
     again.prepared(0).brain_mask[:] = 7
     fresh = prepare_cohort(config, GRID).train.prepared(0)
     assert (fresh.brain_mask == prepared.brain_mask).all()
+
+
+def test_mapped_scans_hold_no_file_open(config):
+    prepare_cohort(config, GRID)
+    train = prepare_cohort(config, GRID).train
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    scans = [train.prepared(index) for index in range(len(train))]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert all(scan.brain_mask.any() for scan in scans)

@@ -8,7 +8,8 @@ from iedn.protocol.encoding import apply_delta, decode
 from iedn.protocol.messages import FailureReply
 from iedn.protocol.records import to_record
 from server.aggregation import StreamingSum, Update, aggregate, apply_step
-from server.downlink import Holdings, LastStep, Offer, committed_step, hashes_of
+from server.downlink import Holdings, LastStep, Offer, hashes_of, next_model
+from server.optimizers import ServerOptimizerConfig
 
 RNG = np.random.default_rng(11)
 SHAPES = {"encoder.ASL": {"encoders.ASL.w": (40, 7)}, "decoder": {"decoder.w": (300,)}}
@@ -24,6 +25,12 @@ def groups(scale, dtype=np.float64):
 
 MODEL = groups(0.1, np.float32)
 WHOLE = ("encoder.ASL", "decoder")
+
+
+def committed_step(offer, step, moments, transfer):
+    """The model after a step, with which the mean delta agrees: plain averaging, eta = 1."""
+    means = ((g, n, x) for g, tensors in step.items() for n, x in tensors.items())
+    return next_model(offer, means, moments, ServerOptimizerConfig(), transfer)
 
 
 def offer(payloads=None, changed=("decoder",)):

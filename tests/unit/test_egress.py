@@ -1,6 +1,7 @@
 """What leaves a site: allowed kinds, minimum counts, coarse numbers, logged first."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from iedn.errors import CohortError, PolicyError, RefusedError, ScanError
 from iedn.modalities import Modality
 from iedn.parameters import state_hash
 from iedn.protocol.checks import shapes_of
+from iedn.protocol.encoding import Encoded
 from iedn.protocol.messages import EvaluateRequest, TrainRequest
 from sites.config import PolicyConfig
 from sites.egress import Egress, TrainingCounts, coarsen
+from sites.metrics_release import ScanRow
 from sites.release_log import ReleaseLog, verify
 
 PRESET = PRESETS["tiny"]
@@ -32,9 +35,11 @@ COUNTS = TrainingCounts(
 OPEN = PolicyConfig(min_patients=1, min_group_sites=1, releases=("update", "metrics", "diagnostic"))
 
 
-def request(sites=5):
+def request(sites=5, **shares):
     groups = {"encoder.T1WI": sites, "encoder.ASL": 1, "decoder": sites}
-    return TrainRequest(**ROUND, training=TrainingConfig(), seed=1, group_sites=groups)
+    percent = dict.fromkeys(groups, 40) | shares
+    fields = {"group_sites": groups, "group_shares": percent}
+    return TrainRequest(**ROUND, training=TrainingConfig(), seed=1, **fields)
 
 
 def evaluation(kind="metrics"):
@@ -53,16 +58,18 @@ def log(tmp_path):
 
 def send(policy, log, request_=None, deltas_=None):
     arrays = deltas_ or deltas()
-    return Egress(policy, log).update(
+    egress = Egress(policy, log)
+    reply, checked = egress.checked_update(
         request_ or request(), arrays, COUNTS, shapes=shapes_of(arrays), duration_s=3.4
     )
+    return reply, egress.update(reply, checked)
 
 
 @pytest.mark.parametrize(
     ("count", "coarse"), [(0, 0), (1, 1), (4, 1), (5, 5), (9, 5), (10, 10), (744, 740)]
 )
 def test_counts_are_rounded_down_and_never_below_one(count, coarse):
-    assert coarsen(count) == coarse
+    assert coarsen(count, 5) == coarse
 
 
 def test_capabilities_declare_coarse_counts_and_nothing_else(log):
@@ -88,10 +95,13 @@ def test_update_leaves_with_coarse_weights_and_is_logged_first(log):
 
 def test_log_has_bytes_and_hash_of_the_payloads_that_leave(log):
     arrays = deltas()
-    payloads = {group: group.encode() for group in arrays}
-    reply, sent = Egress(PolicyConfig(), log).update(
-        request(), arrays, COUNTS, shapes=shapes_of(arrays), duration_s=1.0, payloads=payloads
+    changes = {g: Encoded(g.encode(), tensors, {}) for g, tensors in arrays.items()}
+    egress = Egress(PolicyConfig(), log)
+    reply, checked = egress.checked_update(
+        request(), changes, COUNTS, shapes=shapes_of(arrays), duration_s=1.0
     )
+    assert not log.path.exists()
+    sent = egress.update(reply, checked)
     assert sent == {"encoder.T1WI": b"encoder.T1WI", "decoder": b"decoder"}  # ASL is held back
     Egress(PolicyConfig(), log).repeat(reply, sent)
     first, again = verify(log.path)
@@ -103,7 +113,7 @@ def test_log_has_bytes_and_hash_of_the_payloads_that_leave(log):
 
 def test_a_site_says_which_model_it_holds_once_it_was_told_the_hashes(log):
     egress = Egress(OPEN, log)
-    rows = [{"psnr_db": 20.0}]
+    rows = [ScanRow(scan, {"psnr_db": 20.0}, False) for scan in SCANS]
     told = evaluation().model_copy(update={"group_hashes": {"decoder": "d" * 64}})
     assert egress.metrics(evaluation(), rows, 5).holds is None
     assert egress.metrics(told, rows, 5).holds == ROUND["base_hash"]
@@ -121,6 +131,44 @@ def test_group_of_few_sites_is_held_unless_the_site_reveals_it(log):
     assert send(policy, log)[0].held_groups == ("encoder.ASL",)
     revealing = policy.model_copy(update={"reveal_small_group": True})
     assert send(revealing, log)[0].held_groups == ()
+
+
+def test_group_that_is_almost_one_sites_counts_as_one_sites(log):
+    policy = PolicyConfig(min_patients=1, min_group_sites=2)
+    asked = [request(**{"encoder.T1WI": percent}) for percent in (80, 81)]
+    assert send(policy, log, asked[0])[0].held_groups == ("encoder.ASL",)
+    assert send(policy, log, asked[1])[0].held_groups == ("encoder.ASL", "encoder.T1WI")
+    alone = policy.model_copy(update={"min_group_sites": 1})
+    assert send(alone, log, asked[1])[0].held_groups == ()
+    strict = policy.model_copy(update={"max_group_share": 0.39})
+    with pytest.raises(PolicyError, match="every group"):
+        send(strict, log)
+
+
+def test_group_of_unknown_shares_counts_as_one_sites(log):
+    unknown = request().model_copy(update={"group_shares": {}})
+    with pytest.raises(PolicyError, match="every group"):
+        send(PolicyConfig(min_patients=1, min_group_sites=2), log, unknown)
+    off = PolicyConfig(min_patients=1, min_group_sites=2, max_group_share=1.0)
+    assert send(off, log, unknown)[0].held_groups == ("encoder.ASL",)
+
+
+def test_declared_counts_are_rounded_as_the_policy_says(log):
+    coarse = OPEN.model_copy(update={"count_step": 7})
+    assert Egress(coarse, log).capabilities("train", COUNTS, "run-1").num_training_scans == 21
+    assert send(coarse, log)[0].weights == {"encoder.T1WI": 21, "encoder.ASL": 1, "decoder": 21}
+
+
+def test_only_metrics_that_the_policy_names_leave(log):
+    policy = OPEN.model_copy(update={"metrics": ("mae",), "min_cell": 1})
+    found = ({"psnr_db": 20.0, "mae": 0.5, "worst_scan": 3.0}, {"psnr_db": 22.0, "mae": 0.25})
+    scans = [replace(row, values=v) for row, v in zip(rows(0.0, 0.0), found, strict=True)]
+    reply = Egress(policy, log).metrics(evaluation(), scans)
+    names = {"mae_mean", "mae_sd"}
+    assert set(reply.metrics) == names | {f"without_asl_{name}" for name in names}
+    assert reply.metrics["mae_mean"] == 0.375
+    with pytest.raises(PolicyError, match="none of these"):
+        Egress(policy, log).metrics(evaluation(), rows(20.0))
 
 
 def test_if_everything_is_held_nothing_leaves(log):
@@ -149,17 +197,25 @@ def test_update_that_is_not_finite_never_leaves(log):
     assert verify(log.path) == []
 
 
+def rows(*values):
+    return [
+        ScanRow(f"sub-{n:04d}", "ses-1", frozenset({Modality.T1WI}), {"psnr_db": value})
+        for n, value in enumerate(values)
+    ]
+
+
 def test_metrics_leave_as_mean_and_sd_only(log):
-    rows = [{"psnr_db": 20.0}, {"psnr_db": 22.0}, {"psnr_db": float("inf")}]
-    reply = Egress(OPEN, log).metrics(evaluation(), rows, num_patients=3)
-    assert reply.metrics == {"psnr_db_mean": 21.0, "psnr_db_sd": pytest.approx(2**0.5)}
+    policy = OPEN.model_copy(update={"min_cell": 1})
+    reply = Egress(policy, log).metrics(evaluation(), rows(20.0, 22.0, float("inf")))
+    expected = {"psnr_db_mean": 21.0, "psnr_db_sd": pytest.approx(2**0.5)}
+    assert reply.metrics == expected | {f"without_asl_{k}": v for k, v in expected.items()}
     assert reply.num_scans == 1
     assert "20.0" not in log.path.read_text()
 
 
 def test_metrics_from_too_few_patients_are_refused(log):
     with pytest.raises(PolicyError, match="demands 10"):
-        Egress(PolicyConfig(), log).metrics(evaluation(), [{"psnr_db": 20.0}], num_patients=9)
+        Egress(PolicyConfig(), log).metrics(evaluation(), rows(*[20.0] * 9))
 
 
 @pytest.mark.parametrize(
@@ -198,3 +254,17 @@ def test_log_goes_on_after_a_torn_line(log):
     again = ReleaseLog(log.path)
     send(OPEN, again)
     assert [e["number"] for e in verify(log.path)] == [1, 2]
+
+
+def test_a_site_played_by_two_processes_in_turn_has_one_chain(log):
+    other = ReleaseLog(log.path)
+    for writer in (log, other, other, log):
+        send(OPEN, writer)
+    assert [e["number"] for e in verify(log.path)] == [1, 2, 3, 4]
+
+
+def test_log_that_was_changed_while_open_takes_nothing_more(log):
+    send(OPEN, log)
+    log.path.write_text(log.path.read_text().replace('"bytes": 48', '"bytes": 470', 1))
+    with pytest.raises(CohortError, match="line 1"):
+        send(OPEN, log)

@@ -1,5 +1,6 @@
 """Asking sites whose processes and links come and go."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -122,3 +123,23 @@ def test_message_that_is_not_taken_is_sent_again():
             return [""] if self.pushed == 1 else taken
 
     assert run(Refusing("lost", "reply"), Registry({"site-a": "one"})) == (["site-a"], {})
+
+
+class WakingGrid(Grid):
+    """A grid that is asked to wait instead of being looked at again and again."""
+
+    def __init__(self, *replies):
+        super().__init__(*replies)
+        self.waits = []
+
+    def wait_for_reply(self, seconds):
+        self.waits.append(seconds)
+
+
+def test_a_grid_that_wakes_is_waited_for_and_no_pause_is_slept(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("slept"))
+    grid, came = WakingGrid("reply"), []
+    online = Registry({}, {"site-a": "1"})
+    assert ask(grid, online, question(), lambda site, _: came.append(site), PATIENCE) == {}
+    assert came == ["site-a"]
+    assert set(grid.waits) == {PATIENCE.poll_interval_s}

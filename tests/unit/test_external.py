@@ -149,7 +149,7 @@ def test_a_map_never_stands_without_its_sidecar(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     write = synthetic.atomic_write_bytes
-    monkeypatch.setattr(synthetic, "_nifti_gz", full)
+    monkeypatch.setattr(synthetic, "nifti_bytes", full)
     other = ScanRecord("sub-0002", "ses-01", {})
     with pytest.raises(OSError, match="no space"):
         write_synthetic(tmp_path, other, array, AFFINE, sidecar)

@@ -91,7 +91,7 @@ def test_the_report_shows_each_site_and_all_together(tmp_path):
         "stratified": stratified(areas),
     }
     lock = {"versions": {"iedn": "0.1.0"}}
-    page = render([event], load_federation(path), lock, b"")
+    page = render([event], load_federation(path), lock)
     whole = event["stratified"]["roi"]
     assert f"{whole['synthetic_cbv']['value']:.3f}" in page
     assert "all, stratified by site" in page
@@ -99,4 +99,4 @@ def test_the_report_shows_each_site_and_all_together(tmp_path):
     assert "12 / 20" in page
     assert page.count("ROI values") == 3
     event["roster"]["site-z"] = {"status": "refused", "code": "policy"}
-    assert "site-z: policy" in render([event], load_federation(path), lock, b"")
+    assert "site-z: policy" in render([event], load_federation(path), lock)

@@ -30,6 +30,23 @@ def gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), x.grad, *(p.grad.clone() for p in module.parameters())]
 
 
+def kept_bytes(module: nn.Module, given: object) -> int:
+    """Bytes that the backward pass keeps of activations and moments."""
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        output = module(given)
+    del output
+    return sum(sizes.values())
+
+
 def perturbed(module: nn.Module) -> nn.Module:
     """Scales and shifts that are not 1 and 0."""
     for i, parameter in enumerate(module.parameters()):
@@ -61,6 +78,25 @@ def test_fused_values_and_gradients_are_those_of_the_modules(module, batch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * (scale + 1))
 
 
+@pytest.mark.parametrize("channels", [4, 8], ids=["identity", "projection"])
+def test_an_output_that_is_not_kept_changes_no_bit(channels):
+    block = perturbed(ResidualBlock(channels, 4))
+    x = drawn(1, channels, 4, 8, 12)
+    usual, sizes = gradients(block, x), [kept_bytes(block, x)]
+    block.keeps_output = False
+    for one, other in zip(gradients(block, x), usual, strict=True):
+        assert torch.equal(one, other)
+    sizes.append(kept_bytes(block, x))
+    assert sizes[0] - sizes[1] == 4 * 4 * 4 * 8 * 12  # float32, 4 channels
+
+
+def test_a_stem_keeps_one_tensor_less_than_other_blocks():
+    x = {channels: drawn(1, channels, 4, 8, 12) for channels in (1, 2)}
+    kept = {c: kept_bytes(ResidualBlock(c, 4, kernel=5), x[c]) for c in x}
+    voxels = 4 * 8 * 12
+    assert kept[2] - kept[1] == 4 * voxels * (1 + 4)  # a channel of the input, and 4 of the tensor
+
+
 @pytest.mark.parametrize("recompute", ["nothing", "encoders"])
 def test_every_setting_trains_with_the_same_gradients(recompute):
     model = build_network(SMALL, seed=0)
@@ -83,27 +119,11 @@ def test_every_setting_trains_with_the_same_gradients(recompute):
 
 def test_running_encoders_again_keeps_less():
     model = build_network(SMALL, seed=0)
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     images = {m: drawn(*SHAPE) for m in SMALL.modalities}
-
-    def kept() -> int:
-        sizes: dict[int, int] = {}
-
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            output = model(images)
-        del output
-        return sum(sizes.values())
-
     counts = {}
     for recompute in ("nothing", "norms", "encoders"):
         set_recompute(model, recompute)
-        counts[recompute] = kept()
+        counts[recompute] = kept_bytes(model, images)
     assert counts["norms"] < 0.7 * counts["nothing"]
     assert counts["encoders"] < 0.8 * counts["norms"]
 

@@ -1,5 +1,7 @@
 """Every way in which an update can be wrong is refused, with its code."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from iedn.config import PRESETS, TrainingConfig
 from iedn.errors import RefusedError
 from iedn.modalities import Modality
 from iedn.protocol.messages import SiteCapabilities, TrainReply, TrainRequest
-from server.gate import Expectation, GateConfig, admit
+from server.gate import Expectation, GateConfig, SeenLedger, admit
 
 BASE = "a" * 64
 
@@ -132,3 +134,23 @@ def test_norm_bound_rests_on_committed_rounds():
     assert config.norm_bound([]) == 50.0
     assert config.norm_bound([[100.0], [1.0, 2.0], [3.0]]) == 6.0  # 3 * median(1, 2, 3)
     assert config.norm_bound([[40.0]]) == 50.0
+
+
+def test_ledger_that_grows_passes_and_one_that_has_forgotten_is_refused():
+    seen = replace(expectation(), ledger=SeenLedger(7, "1" * 64))
+
+    def came(count, digest):
+        return reply(ledger_count=count, ledger_hash=digest, epsilon=1.0)
+
+    for good in (came(7, "1" * 64), came(8, "2" * 64), reply()):
+        assert admit(good, deltas(), seen) == 5.0
+    for bad in (came(6, "1" * 64), came(7, "2" * 64)):
+        with pytest.raises(RefusedError, match="7 up to 1111") as caught:
+            admit(bad, deltas(), seen)
+        assert caught.value.code == "ledger-rolled-back"
+    assert admit(came(1, "3" * 64), deltas(), expectation()) == 5.0, "the first is as good as any"
+
+
+def test_head_of_a_ledger_is_whole():
+    with pytest.raises(ValueError, match="come together"):
+        reply(ledger_count=7)

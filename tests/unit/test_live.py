@@ -33,6 +33,7 @@ def test_terminal_shows_who_works_and_what_became_of_each_round(tmp_path):
         "rounds_planned": 4,
         "finished": {},
         "incomplete": {},
+        "void": {1: {"encoder.ASL": "site-b: wrong-key"}},
         "rosters": {
             1: {
                 "site-a": {"status": "accepted"},
@@ -47,5 +48,6 @@ def test_terminal_shows_who_works_and_what_became_of_each_round(tmp_path):
     text = shown.get()
     assert "round 3: 12 s, deadline in 48 s" in text
     assert "1 of 4 rounds committed" in text
+    assert "round 1 left as they were: encoder.ASL (site-b: wrong-key)" in text
     for word in ("working", "offline", "accepted", "refused wrong-key"):
         assert word in text

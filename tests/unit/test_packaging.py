@@ -1,6 +1,8 @@
 """What is shipped: the wheel holds the packages and nothing else, the bundle holds no code."""
 
+import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
+from client.rating.app import STATIC
 from iedn.bundle import write_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -54,16 +57,40 @@ def test_wheel_holds_the_five_packages_and_metadata_only(wheel):
 def test_wheel_holds_no_site_file_no_data_no_tests(wheel):
     allowed = re.compile(
         r"[a-z0-9_/]+\.py|[a-z]+/py\.typed|simulation/scenarios/[a-z-]+\.toml"
-        r"|sites/examples/[a-z-]+\.toml|server/templates/[a-z.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
+        r"|sites/examples/[a-z-]+\.toml"
+        r"|(?:server|client|iedn)/templates/[a-z_.]+\.j2|iedn-[0-9.]+\.dist-info/.*"
+        r"|client/rating/static/[a-z]+\.(html|css|js)"
+        r"|client/rating/static/vendor/(niivue\.js|niivue\.json|LICENSES\.txt)"
     )
     assert [name for name in wheel if not allowed.fullmatch(name)] == []
     assert not [name for name in wheel if "hospital" in name or "test" in Path(name).name]
 
 
 def test_wheel_holds_what_the_commands_need(wheel):
-    for name in ("simulation/scenarios/demo.toml", "server/templates/report.html.j2"):
+    for name in (
+        "simulation/scenarios/demo.toml",
+        "server/templates/report.html.j2",
+        "client/templates/site_report.html.j2",
+        "iedn/templates/page.html.j2",
+    ):
         assert name in wheel
+    for name in ("index.html", *STATIC):
+        assert f"client/rating/static/{name}" in wheel
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def test_vendored_viewer_is_the_pinned_one_with_its_licences():
+    folder = ROOT / "client" / "rating" / "static" / "vendor"
+    record = json.loads((folder / "niivue.json").read_text())
+    assert hashlib.sha256((folder / "niivue.js").read_bytes()).hexdigest() == record["sha256"]
+    script = (ROOT / "tools" / "vendor_niivue.py").read_text()
+    assert record["sha256"] in script
+    assert f'"{record["package"]}", "{record["version"]}"' in script
+    licences = (folder / "LICENSES.txt").read_text()
+    heads = re.findall(r"^=== (\S+) \S+ \((\S+)\) ===$", licences, re.MULTILINE)
+    assert len(heads) == 10
+    assert {kind for _, kind in heads} == {"BSD-2-Clause", "MIT", "ISC"}
+    assert "Redistribution and use in source and binary forms" in licences
 
 
 def test_bundle_is_a_manifest_without_code(tmp_path):

@@ -23,6 +23,9 @@ from iedn.protocol.messages import (
     EvaluateReply,
     EvaluateRequest,
     FailureReply,
+    MaskKey,
+    MaskKeyReply,
+    MaskKeyRequest,
     ModelCard,
     PairedAreas,
     ReleaseReceipt,
@@ -65,6 +68,8 @@ CARD = ModelCard(
     code_version="0.1.0",
 )
 
+MASK_KEY = MaskKey(key="1" * 64, groups=("decoder", "encoder.ASL"), signature="30" * 70)
+
 EXAMPLES = [
     CapabilitiesRequest(run="r", **MODEL),
     SiteCapabilities(
@@ -77,6 +82,18 @@ EXAMPLES = [
         **ROUND, **MODEL, training=TrainingConfig(), seed=2**62, group_sites={"decoder": 3}
     ),
     TrainReply(**ROUND, weights={"decoder": 5}, held_groups=("encoder.ASL",), duration_s=3),
+    MaskKeyRequest(**ROUND, **MODEL, training=TrainingConfig()),
+    MaskKeyReply(**ROUND, mask_key=MASK_KEY),
+    MaskKeyReply(**ROUND, mask_key=None),
+    TrainRequest(
+        **ROUND,
+        **MODEL,
+        training=TrainingConfig(),
+        seed=1,
+        group_sites={"decoder": 1},
+        mask_keys={"site-a": MASK_KEY},
+    ),
+    TrainReply(**ROUND, weights={"decoder": 5}, duration_s=3, mask_roster="2" * 64),
     EvaluateRequest(**ROUND, **MODEL, split="test", evaluation="metrics"),
     EvaluateReply(
         **ROUND, split="test", evaluation="metrics", metrics={"psnr_db_mean": 27.5}, num_scans=5

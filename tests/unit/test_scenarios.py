@@ -106,3 +106,36 @@ def test_mistake_is_named_with_its_place(tmp_path, change, where):
 def test_unknown_scenario_lists_the_shipped_ones():
     with pytest.raises(ConfigError, match="demo"):
         load_scenario("nothing-like-it")
+
+
+def test_a_thousand_virtual_sites_are_one_table():
+    scenario = load_scenario("many-sites")
+    federation = scenario.federation()
+    assert len(federation.sites) == scenario.virtual.count == 1000
+    assert {entry.role for entry in federation.sites.values()} == {"train"}
+    assert federation.rounds.quorum == 1000
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("[virtual]\ncount = 2\npatients = 4\n[virtual.phantom]\npatients = 3\n", "4 patients"),
+        (
+            "[virtual]\ncount = 2\npatients = 1\n[virtual.phantom]\npatients = 3\n"
+            "[sites.virtual-0002.phantom]\npatients = 3\n",
+            "virtual-0002",
+        ),
+    ],
+)
+def test_impossible_virtual_sites_are_explained(tmp_path, more, problem):
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALLEST + more)
+    with pytest.raises(ConfigError, match=problem):
+        load_scenario(str(path))
+
+
+def test_a_scenario_needs_sites(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALLEST.partition("[sites")[0])
+    with pytest.raises(ConfigError, match="virtual"):
+        load_scenario(str(path))

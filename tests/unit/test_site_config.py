@@ -172,13 +172,13 @@ def test_the_shipped_examples_are_valid(example):
 
 def test_the_training_example_shows_every_key():
     text = (EXAMPLES / "train.toml").read_text()
-    sections = {"policy", "split", "preprocessing", "coordinator"}
+    sections = {"policy", "privacy", "split", "preprocessing", "coordinator"}
     for name, field in SiteConfig.model_fields.items():
         shown = f"\n[{name}]" if name in sections else f"{name} = "
         assert shown in text
         annotation = str(field.annotation)
         assert name in sections or "Config" not in annotation
-    for section in ("PolicyConfig", "SplitConfig", "CoordinatorConfig"):
+    for section in ("PolicyConfig", "PrivacyConfig", "SplitConfig", "CoordinatorConfig"):
         model = getattr(__import__("sites.config", fromlist=[section]), section)
         for key in model.model_fields:
             assert f"{key} = " in text

@@ -1,32 +1,27 @@
 """Virtual sites from one manifest: whole patients, every scan once, ASL where it was asked for."""
 
-import csv
-
 import pytest
 
 from iedn.errors import ConfigError
 from simulation.scenario import load_scenario
 from simulation.split import split_manifest
-from sites.cohort import REQUIRED_COLUMNS, load_manifest
+from sites.cohort import load_manifest
 
 OPTIONS = {"alpha": 0.5, "asl_only_at": None, "preset": "tiny", "seed": 1}
 
 
 @pytest.fixture
-def manifest(tmp_path):
+def manifest(manifest_of):
     """12 patients with two scans each; the odd ones have ASL, the first half recurrence."""
-    path = tmp_path / "manifest.csv"
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, REQUIRED_COLUMNS, restval="")
-        writer.writeheader()
-        for number in range(1, 13):
-            for visit in (1, 2):
-                row = {"patient_id": f"sub-{number:04d}", "scan_id": f"visit-{visit}"}
-                row |= {"T1WI": "t1.nii.gz", "brain_mask": "m.nii.gz", "CBV": "c.nii.gz"}
-                row["ASL"] = "asl.nii.gz" if number % 2 else ""
-                row["label"] = "recurrence" if number <= 6 else "treatment_response"
-                writer.writerow(row)
-    return path
+    files = {"T1WI": "t1.nii.gz", "brain_mask": "m.nii.gz", "CBV": "c.nii.gz"}
+    return manifest_of(
+        files
+        | {"patient_id": f"sub-{number:04d}", "scan_id": f"visit-{visit}"}
+        | {"ASL": "asl.nii.gz" if number % 2 else ""}
+        | {"label": "recurrence" if number <= 6 else "treatment_response"}
+        for number in range(1, 13)
+        for visit in (1, 2)
+    )
 
 
 def sites_of(paths):

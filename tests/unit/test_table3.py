@@ -160,6 +160,29 @@ def test_a_wrong_cohort_stops_and_nothing_is_written(
     assert not (site.parent / "table3.md").exists()
 
 
+def test_the_page_of_an_evaluating_site_shows_curves_and_stays_for_its_owner(call, hospital, model):
+    words = ("--site", hospital, "report", "--model", model, "--examples", 1)
+    code, printed, error = call(client.cli.main, *words)
+    assert code == 0, error
+    path = hospital.parent / "report.html"
+    assert printed.strip() == str(path)
+    assert path.stat().st_mode & 0o077 == 0
+    page = path.read_text()
+    assert "ROC curves" in page
+    assert "<b>12</b> recurrence (12 patients)" in page
+    assert page.count("data:image/png") == 1
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_no_page_of_six_patients(call, model, tmp_path):
+    site = write_site(tmp_path / "six", patients=6, seed=3)
+    code, _, error = call(client.cli.main, "--site", site, "report", "--model", model)
+    assert code == 7
+    assert "6 patients: 3 with recurrence" in error
+    assert not (site.parent / "report.html").exists()
+    assert not (site.parent / "synthetic").exists()
+
+
 def test_a_wrong_reader_study_stops_before_the_first_map(call, model, tmp_path):
     site = write_site(tmp_path / "readers", patients=24, seed=3)
     (site.parent / "readers.csv").write_text(

@@ -1,0 +1,99 @@
+"""What federated training is worth for synthesis with missing modalities, on a phantom.
+
+Trains and tests every method, a unit at a time; finished units are lines of ``units.jsonl`` and are
+not done again. With all units there, or ``--table``, writes the page and its JSON.
+
+    python benchmarks/federated_synthesis.py --out runs/federated-synthesis --workers 2
+    python benchmarks/federated_synthesis.py --out runs/federated-synthesis --table docs/results
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from federated_work import Unit, core_units, exploratory_units, run_unit
+
+from iedn import __version__
+from iedn.files import append_line, complete_lines
+
+SCENARIO = Path(__file__).with_name("federated_synthesis.toml")
+UNITS = "units.jsonl"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/federated-synthesis"))
+    parser.add_argument("--scenario", type=Path, default=SCENARIO)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--exploratory", action="store_true", help="these units too")
+    parser.add_argument("--workers", type=int, default=1, help="units at a time")
+    parser.add_argument("--shard", default="0/1", help="this process's share of the units, 0/2")
+    parser.add_argument("--units", type=int, help="stop after so many; go on by the same command")
+    parser.add_argument("--table", type=Path, help="folder of the page; nothing is trained")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    records = finished(arguments.out)
+    if arguments.table:
+        from federated_page import write_page
+
+        write_page(arguments.table, records, arguments.scenario)
+        return
+    units = wanted(arguments, {record["name"] for record in records})
+    for number, record in enumerate(made(units, arguments), start=1):
+        append_line(arguments.out / UNITS, json.dumps(record))
+        line = f"{number} of {len(units)}: {record['name']}, {record['cpu_s']} s of CPU"
+        print(line, file=sys.stderr, flush=True)
+
+
+def wanted(arguments: argparse.Namespace, done: set[str]) -> list[Unit]:
+    units = core_units(arguments.seeds)
+    if arguments.exploratory:
+        units += exploratory_units()
+    share, of = (int(part) for part in arguments.shard.split("/"))
+    left = [unit for unit in units[share::of] if unit.name not in done]
+    return left[: arguments.units]
+
+
+def made(units: list[Unit], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Records in the order they are finished."""
+    if arguments.workers == 1:
+        yield from (complete_record(unit, arguments.out, arguments.scenario) for unit in units)
+        return
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(complete_record, unit, arguments.out, arguments.scenario) for unit in units
+        ]
+        yield from (job.result() for job in as_completed(jobs))
+
+
+def complete_record(unit: Unit, out: Path, scenario: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return {
+        "name": unit.name,
+        **run_unit(unit, out, scenario),
+        "versions": {
+            "iedn": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    path = out / UNITS
+    content = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in complete_lines(content).splitlines() if line]
+
+
+if __name__ == "__main__":
+    main()
