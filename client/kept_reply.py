@@ -26,9 +26,6 @@ from iedn.protocol.records import Sendable
 
 _log = logging.getLogger(__name__)
 
-Tensors = Deltas | RingGroups
-"""An update's tensors, as they are or masked."""
-
 FILE = "kept-reply.safetensors"
 
 Residual = Mapping[str, NDArray[np.float32]]

@@ -10,6 +10,7 @@ ends up with, and the message itself, do not.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
@@ -57,6 +58,11 @@ class Offer:
     model_hash: str
     last_step: LastStep | None = None
 
+    @cached_property
+    def group_hashes(self) -> dict[str, str]:
+        """Hash of each group."""
+        return {group: state_hash(tensors) for group, tensors in self.model.items()}
+
     def to_send(self, groups: tuple[str, ...], held: str | None) -> Sendable:
         """What a site needs of these groups if it holds the model ``held``."""
         own = {g: self.model[g] for g in groups if g in self.model}
@@ -96,11 +102,6 @@ class Holdings:
             return False
         self.note(site, None)
         return True
-
-
-def hashes_of(model: Float32Groups, transfer: TransferConfig) -> dict[str, str]:
-    """Hash of each group, for sites to keep; none where they are not to keep any."""
-    return {g: state_hash(t) for g, t in model.items()} if transfer.hold else {}
 
 
 def next_model(

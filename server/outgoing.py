@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from iedn.protocol.messages import ProtocolMessage
 from iedn.protocol.records import array_bytes
 
-from .downlink import Offer, hashes_of
+from .downlink import Offer
 from .encoded import EncodedModel
 from .federation import Federation
 
@@ -28,7 +28,7 @@ class Outgoing:
     def __init__(self, federation: Federation, offer: Offer) -> None:
         self._federation = federation
         self._model = EncodedModel(offer)
-        self._hashes = hashes_of(offer.model, federation.config.transfer)
+        self._hashes = offer.group_hashes if federation.config.transfer.hold else {}
         self.sent_bytes: dict[str, int] = {}
 
     def hashes(self, site: str) -> dict[str, str]:

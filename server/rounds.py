@@ -6,6 +6,7 @@ Nothing is written here; ``run`` commits what a round returns.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from flwr.app import RecordDict
@@ -53,7 +54,7 @@ class RoundState:
     ledgers: Mapping[str, SeenLedger] = field(default_factory=dict)
     last_step: LastStep | None = None
 
-    @property
+    @cached_property
     def offer(self) -> Offer:
         """The model as it is offered to sites."""
         return Offer(self.model, self.model_hash, self.last_step)

@@ -1,7 +1,9 @@
 """An update as it came: its size is judged before it is decoded, its form by what was agreed."""
 
+from typing import Any
+
 from flwr.app import RecordDict
-from numpy import float32, generic
+from numpy import float32
 from numpy.typing import NDArray
 
 from iedn.config import TransferConfig
@@ -40,7 +42,7 @@ def decoded_update(
     return {g: decode(payload, shapes[g], transfer.up) for g, payload in payloads.items()}
 
 
-def masked_update(record: RecordDict, shapes: Shapes) -> dict[str, dict[str, NDArray[generic]]]:
+def masked_update(record: RecordDict, shapes: Shapes) -> dict[str, dict[str, NDArray[Any]]]:
     """The masked integers of a reply; whether they are all that is expected, the gate says.
 
     Args:

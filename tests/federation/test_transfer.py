@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import zstandard
 from flwr.app import Message
+from pydantic import ValidationError
 
 from client.held_model import FILE as HELD
 from client.held_model import held_hash, received_groups
 from client.kept_reply import FILE as KEPT
-from client.kept_reply import keep_reply, kept_reply, residual_before
-from client.quantised_update import quantised, residuals_after
+from client.kept_reply import keep_reply, kept_reply
+from client.quantised_update import Quantiser
 from iedn.config import TransferConfig
 from iedn.errors import ConfigError
 from iedn.protocol.encoding import encode
@@ -28,6 +29,7 @@ from iedn.protocol.records import parse, to_record
 from server.config import load_federation
 from server.federation import QuorumError
 from server.run_folder import RunFolder
+from simulation.scenario import ScenarioConfig, load_scenario
 from tests.federation.test_round_loop import (
     SCANS,
     Player,
@@ -71,8 +73,8 @@ class Keeper(Player):
             g: {n: np.asarray(np.sin(9 * x + SCANS[site]) * 1e-2, np.float32) for n, x in t.items()}
             for g, t in groups.items()
         }
-        before = residual_before(self.of(site), request)
-        encoded = quantised(deltas, before, request.transfer)
+        quantiser = Quantiser(self.of(site), request, is_noised=False)
+        changes = quantiser.changes(deltas)
         fields = {
             "run": request.run,
             "round": request.round,
@@ -81,12 +83,11 @@ class Keeper(Player):
             "duration_s": 1,
             "holds": request.base_hash if request.group_hashes else None,
         }
-        sent = {g: e.payload for g, e in encoded.items()} or deltas
+        sent = {g: getattr(c, "payload", c) for g, c in changes.items()}
         if fault is not None:
             return fault(fields, deltas, sent)
         reply = TrainReply(**fields)
-        residuals = residuals_after(before, encoded, sent)
-        keep_reply(self.of(site), request, reply, sent, residuals)
+        keep_reply(self.of(site), request, reply, sent, quantiser.residuals(changes))
         return to_record(reply, sent)
 
     def evaluate(self, site, record):
@@ -98,7 +99,7 @@ class Keeper(Player):
 
     def __call__(self, message, context):
 
-        from client.app import failure_of
+        from sites.failure import failure_of
 
         try:
             return super().__call__(message, context)
@@ -185,10 +186,10 @@ def test_coordinator_killed_before_the_commit_gets_the_same_bytes_again(
     folder = tmp_path / "run"
     commit = RunFolder.commit
 
-    def killed(self, number, *rest):
+    def killed(self, number, *rest, **known):
         if number == 3:
             raise KeyboardInterrupt
-        return commit(self, number, *rest)
+        return commit(self, number, *rest, **known)
 
     monkeypatch.setattr(RunFolder, "commit", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -228,7 +229,7 @@ def test_round_that_is_asked_in_other_words_rolls_the_remainder_back(tmp_path, w
     assert outcome(found) == outcome(whole)
 
 
-def _interrupted(*_):
+def _interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -361,7 +362,14 @@ def test_wrong_setting_is_explained(tmp_path, transfer, said):
         load_federation(path)
 
 
-def test_quantised_uplink_and_secure_aggregation_exclude_each_other():
-    with pytest.raises(ValueError, match="cannot be used with secure aggregation"):
-        TransferConfig(up="int8").check_beside_secure_aggregation()
-    TransferConfig(down="int8").check_beside_secure_aggregation()
+def test_quantised_uplink_and_secure_aggregation_exclude_each_other(tmp_path):
+    said = r"transfer\.up = 'int8' cannot be used with secure aggregation.*transfer\.up = 'fp32'"
+    changes = {"secure_aggregation": "on", "transfer": {"up": "int8"}}
+    path = federation(tmp_path / "run", **changes) / "federation.toml"
+    with pytest.raises(ConfigError, match=said):
+        load_federation(path)
+    fields = load_scenario("smoke").model_dump() | changes
+    with pytest.raises(ValidationError, match=said):
+        ScenarioConfig.model_validate(fields)
+    allowed = ScenarioConfig.model_validate(fields | {"transfer": {"down": "int8"}})
+    assert allowed.federation().transfer == TransferConfig(down="int8")

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from iedn.config import TransferConfig
+from iedn.parameters import state_hash
 from iedn.protocol.encoding import apply_delta, decode
-from iedn.protocol.messages import FailureReply
+from iedn.protocol.messages import FailureReply, SiteCapabilities
 from iedn.protocol.records import to_record
 from server.aggregation import StreamingSum, Update, aggregate, apply_step
-from server.downlink import Holdings, LastStep, Offer, hashes_of, next_model
+from server.config import FederationConfig, RoundsConfig, SiteEntry
+from server.downlink import Holdings, LastStep, Offer, next_model
+from server.federation import Federation
 from server.optimizers import ServerOptimizerConfig
+from server.outgoing import Outgoing
 
 RNG = np.random.default_rng(11)
 SHAPES = {"encoder.ASL": {"encoders.ASL.w": (40, 7)}, "decoder": {"decoder.w": (300,)}}
@@ -67,9 +71,19 @@ def test_site_that_lacks_what_it_was_thought_to_hold_is_asked_again_once():
     assert not holdings.must_send_all("site-a", lost)
 
 
-def test_hashes_are_announced_only_where_sites_keep_models():
-    assert set(hashes_of(MODEL, TransferConfig())) == set(SHAPES)
-    assert hashes_of(MODEL, TransferConfig(hold=False)) == {}
+@pytest.mark.parametrize("hold", [True, False])
+def test_hashes_are_announced_only_where_sites_keep_models(hold):
+    sites = {"site-a": SiteEntry()}
+    fields = {"run": "run-1", "preset": "tiny", "rounds": RoundsConfig(count=1, quorum=1)}
+    transfer = TransferConfig(hold=hold)
+    config = FederationConfig(**fields, seed=1, sites=sites, transfer=transfer)
+    asl = SiteCapabilities(
+        role="train", num_training_scans=5, scans_by_modality={"ASL": 5}, code_version="0"
+    )
+    federation = Federation(None, None, config, {"site-a": asl})
+    model = {**MODEL, "encoder.T1WI": {}}
+    expected = {g: state_hash(MODEL[g]) for g in WHOLE} if hold else {}
+    assert Outgoing(federation, Offer(model, NEW)).hashes("site-a") == expected
 
 
 def test_float32_commits_the_exact_step():

@@ -113,10 +113,10 @@ def test_log_has_bytes_and_hash_of_the_payloads_that_leave(log):
 
 def test_a_site_says_which_model_it_holds_once_it_was_told_the_hashes(log):
     egress = Egress(OPEN, log)
-    rows = [ScanRow(scan, {"psnr_db": 20.0}, False) for scan in SCANS]
+    scans = rows(20.0, 22.0)
     told = evaluation().model_copy(update={"group_hashes": {"decoder": "d" * 64}})
-    assert egress.metrics(evaluation(), rows, 5).holds is None
-    assert egress.metrics(told, rows, 5).holds == ROUND["base_hash"]
+    assert egress.metrics(evaluation(), scans).holds is None
+    assert egress.metrics(told, scans).holds == ROUND["base_hash"]
     assert egress.capabilities("train", COUNTS, "run-1", "e" * 64).holds == "e" * 64
 
 

@@ -335,6 +335,6 @@ def test_size_of_a_record_is_judged_before_it_is_decoded():
 
 def test_overlong_message_is_refused():
     record = to_record(EXAMPLES[3])
-    record["message"] = ConfigRecord({"kind": "train-reply", "json": " " * (2**20 + 1)})
+    record["message"] = ConfigRecord({"kind": "train-reply", "json": " " * (2**23 + 1)})
     with pytest.raises(ProtocolError, match="longer than"):
         parse(record, TrainReply)
