@@ -46,7 +46,8 @@ def _declared(policy: PolicyConfig, counts: TrainingCounts) -> str:
     by_modality = ", ".join(f"{m} {coarsen(n, step)}" for m, n in counts.scans_by_modality.items())
     return (
         f"on joining: role, package version, hash of the model it keeps of the run, and training "
-        f"scans rounded down to multiples of {step}: {coarsen(counts.scans, step)} in all ({by_modality})"
+        f"scans rounded down to multiples of {step}: {coarsen(counts.scans, step)} in all "
+        f"({by_modality})"
     )
 
 
