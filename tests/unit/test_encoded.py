@@ -59,4 +59,4 @@ def test_whole_groups_and_quantised_steps_go_to_different_sites_at_a_time():
         assert set(parse_groups(encoded.record(message("new"), groups))) == set(groups)
         behind = encoded.record(message("behind"), groups, OLD)
         assert (parse_encoded(behind), parse_groups(behind)) == ({"decoder": b"step"}, {})
-        assert array_bytes(encoded.record(message("up to date"), groups, NEW)) == 0
+        assert array_bytes(encoded.record(message("up-to-date"), groups, NEW)) == 0

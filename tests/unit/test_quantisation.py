@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from iedn.errors import RefusedError
+from iedn.fixed_point import FRACTION_BITS
+from iedn.fixed_point import quantise as fixed_point
 from iedn.quantisation import (
     BLOCK,
     ENCODINGS,
@@ -12,8 +14,6 @@ from iedn.quantisation import (
     num_scales,
     quantise,
 )
-from server.aggregation import FRACTION_BITS
-from server.aggregation import quantise as fixed_point
 
 
 def both_ways(values, encoding):
