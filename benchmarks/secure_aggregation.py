@@ -40,8 +40,9 @@ from server.provisioning import ADMITTED
 from server.registry import NamedRegistry
 from server.run import run_federation
 from server.run_folder import RunFolder
+from sites.changes import Deltas, decoded
 from sites.config import PolicyConfig
-from sites.egress import Deltas, Egress, TrainingCounts, decoded
+from sites.egress import Egress, TrainingCounts
 from sites.release_log import ReleaseLog
 
 GROUPS = groups_for(Modality)

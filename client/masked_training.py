@@ -17,7 +17,8 @@ from iedn.masking import (
 from iedn.parameters import groups_for
 from iedn.peers import PublicKeys
 from iedn.protocol.messages import MaskKeyReply, MaskKeyRequest, TrainReply, TrainRequest
-from sites.egress import Changes, TrainingCounts, decoded
+from sites.changes import Changes, decoded
+from sites.egress import TrainingCounts
 from sites.privacy import check_demand
 
 from .identity import read_private_key, signing_key_file

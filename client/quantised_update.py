@@ -12,7 +12,7 @@ import numpy as np
 from iedn.protocol.encoding import Encoded, encode
 from iedn.protocol.messages import TrainRequest
 from iedn.protocol.records import Groups
-from sites.egress import Changes
+from sites.changes import Changes
 
 from .kept_reply import Residual, Residuals, residual_before
 

@@ -9,16 +9,12 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from iedn import __version__
 from iedn.errors import PolicyError
 from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
-from iedn.parameters import SHARED_GROUP, state_hash
+from iedn.parameters import SHARED_GROUP
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
-from iedn.protocol.encoding import Encoded
 from iedn.protocol.messages import (
     ComparisonName,
     EvaluateReply,
@@ -37,8 +33,9 @@ from iedn.protocol.messages import (
     TrainReply,
     TrainRequest,
 )
-from iedn.protocol.records import Sendable, Tensors
+from iedn.protocol.records import Sendable
 
+from .changes import Changes, decoded, facts_of, leaving
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
 from .failure import failure_of
@@ -51,10 +48,6 @@ _log = logging.getLogger(__name__)
 
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
 RELEASED_METRICS = "released-metric-scans.jsonl"
-
-Deltas = Mapping[str, Tensors]
-Changes = Mapping[str, Tensors | Encoded]
-"""What training has changed, by group: as it is, or quantised for its way."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +86,6 @@ class LedgerHead:
     count: int
     hash: str
     epsilon: float
-
-
-def decoded(changes: Changes) -> Deltas:
-    """The changes as the coordinator will read them."""
-    return {g: c.decoded if isinstance(c, Encoded) else c for g, c in changes.items()}
 
 
 def coarsen(count: int, step: int) -> int:
@@ -206,13 +194,13 @@ class Egress:
 
     def update(self, reply: TrainReply, checked: Changes) -> Sendable:
         """Log a checked update, which leaves now: its tensors, or what they were quantised to."""
-        leaving = {g: c.payload if isinstance(c, Encoded) else c for g, c in checked.items()}
-        self._record(reply, _facts_of(leaving))
-        return leaving
+        sent = leaving(checked)
+        self._record(reply, facts_of(sent))
+        return sent
 
     def repeat(self, reply: TrainReply, sent: Sendable) -> None:
         """Log that an update which left before leaves again, unchanged."""
-        self._record(reply, {**_facts_of(sent), "repeat": True})
+        self._record(reply, {**facts_of(sent), "repeat": True})
         self.masked_rounds.remember(reply)
 
     def masked_update(self, reply: TrainReply, tensors: RingGroups) -> None:
@@ -222,7 +210,7 @@ class Egress:
             RefusedError: ``mask-spent``: another one of this round has left before.
         """
         self.masked_rounds.check_unspent(reply.run, reply.round)
-        self._record(reply, _facts_of(tensors))
+        self._record(reply, facts_of(tensors))
         self.masked_rounds.remember(reply)
 
     def check_mode(self, request: TrainRequest) -> None:
@@ -400,15 +388,3 @@ def _mask_roster(request: TrainRequest) -> str | None:
 def _held(request: ModelRequest) -> str | None:
     """A site that was told the hashes of its groups has kept them."""
     return request.base_hash if request.group_hashes else None
-
-
-def _facts_of(leaving: Sendable) -> dict[str, object]:
-    """Hash and bytes of what really leaves: tensors, or their quantised payloads."""
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for group, content in leaving.items():
-        if isinstance(content, bytes):
-            arrays[group] = np.frombuffer(content, np.uint8)
-        else:
-            arrays.update(content)
-    kind = "encoded" if any(isinstance(c, bytes) for c in leaving.values()) else "tensors"
-    return {kind: state_hash(arrays), "bytes": sum(a.nbytes for a in arrays.values())}
