@@ -40,8 +40,9 @@ from server.provisioning import ADMITTED
 from server.registry import NamedRegistry
 from server.run import run_federation
 from server.run_folder import RunFolder
+from sites.changes import Deltas, decoded
 from sites.config import PolicyConfig
-from sites.egress import Deltas, Egress, TrainingCounts
+from sites.egress import Egress, TrainingCounts
 from sites.release_log import ReleaseLog
 
 GROUPS = groups_for(Modality)
@@ -162,9 +163,10 @@ class Site:
 
     def plain(self, number: int) -> RecordDict:
         request = self.request.model_copy(update={"round": 2 * number + 1})
-        reply, sent = self.egress.update(
+        reply, passed = self.egress.checked_update(
             request, self.deltas, self.counts, shapes=self.shapes, duration_s=1.0
         )
+        sent = self.egress.update(reply, passed)
         keep_reply(self.folder, request, reply, sent)
         return to_record(reply, sent)
 
@@ -175,7 +177,7 @@ class Site:
         reply, passed = self.egress.checked_update(
             request, self.deltas, self.counts, shapes=self.shapes, duration_s=1.0
         )
-        tensors = masked(passed, reply.weights, own, keys)
+        tensors = masked(decoded(passed), reply.weights, own, keys)
         keep_reply(self.folder, request, reply, tensors)
         self.egress.masked_update(reply, tensors)
         return to_record(reply, tensors)

@@ -26,6 +26,7 @@ from sites.failure import failure_of
 from .activity import Activity, report
 from .diagnostic import answer_diagnostic
 from .evaluation import answer_metrics
+from .held_model import held_hash, received_groups
 from .masked_training import answer_mask_key
 from .release import answer_release
 from .session import SiteSession, session_for
@@ -108,7 +109,8 @@ def _capabilities(session: SiteSession, message: Message) -> RecordDict:
     request = _begun(message, CapabilitiesRequest)
     session.check_run(request.run)
     counts = session.counts(request.grid)
-    return to_record(session.egress.capabilities(session.config.role, counts, request.run))
+    holds = held_hash(session.config.folder, request.run)
+    return to_record(session.egress.capabilities(session.config.role, counts, request.run, holds))
 
 
 def _mask_key(session: SiteSession, message: Message) -> RecordDict:
@@ -120,15 +122,16 @@ def _mask_key(session: SiteSession, message: Message) -> RecordDict:
 def _train(session: SiteSession, message: Message) -> RecordDict:
     request = _begun(message, TrainRequest)
     session.check_run(request.run)
-    reply, tensors = answer_training(session, request, parse_groups(message.content))
-    return to_record(reply, tensors)
+    groups = received_groups(session.config.folder, request, message.content)
+    return to_record(*answer_training(session, request, groups))
 
 
 def _evaluate(session: SiteSession, message: Message) -> RecordDict:
     request = _begun(message, EvaluateRequest)
     session.check_run(request.run)
     answer = answer_metrics if request.evaluation == "metrics" else answer_diagnostic
-    return to_record(answer(session, request, parse_groups(message.content)))
+    groups = received_groups(session.config.folder, request, message.content)
+    return to_record(answer(session, request, groups))
 
 
 def _release(session: SiteSession, message: Message) -> RecordDict:

@@ -32,7 +32,10 @@ def what_leaves(config: SiteConfig, parts: Parts) -> list[str]:
         lines.append(_noise(config.privacy, parts["train"]))
         lines += [_metrics(config.policy, parts, name) for name in ("validation", "test")]
     else:
-        lines = ["on joining: role, package version, and which modalities there are (no numbers)"]
+        lines = [
+            "on joining: role, package version, hash of the model it keeps of the run, and which "
+            "modalities there are (no numbers)"
+        ]
         lines.append(_diagnostic(config.policy, parts["all"]))
     lines.append("with a released model: a receipt; on an error: a code and a random number")
     return [*lines, NEVER]
@@ -42,8 +45,9 @@ def _declared(policy: PolicyConfig, counts: TrainingCounts) -> str:
     step = policy.count_step
     by_modality = ", ".join(f"{m} {coarsen(n, step)}" for m, n in counts.scans_by_modality.items())
     return (
-        f"on joining: role, package version, and training scans rounded down to multiples of "
-        f"{step}: {coarsen(counts.scans, step)} in all ({by_modality})"
+        f"on joining: role, package version, hash of the model it keeps of the run, and training "
+        f"scans rounded down to multiples of {step}: {coarsen(counts.scans, step)} in all "
+        f"({by_modality})"
     )
 
 

@@ -17,7 +17,8 @@ from iedn.masking import (
 from iedn.parameters import groups_for
 from iedn.peers import PublicKeys
 from iedn.protocol.messages import MaskKeyReply, MaskKeyRequest, TrainReply, TrainRequest
-from sites.egress import Deltas, TrainingCounts
+from sites.changes import Changes, decoded
+from sites.egress import TrainingCounts
 from sites.privacy import check_demand
 
 from .identity import read_private_key, signing_key_file
@@ -75,9 +76,9 @@ class MaskedRelease:
             raise RefusedError("mask-roster", "the mask keys do not hold this site's own")
         check_mask_keys(request, self._keys, peer_keys(session.config))
 
-    def release(self, reply: TrainReply, deltas: Deltas) -> tuple[TrainReply, RingGroups]:
+    def release(self, reply: TrainReply, checked: Changes) -> tuple[TrainReply, RingGroups]:
         """Mask what the site's gate let pass; kept, logged, and the key erased."""
-        tensors = masked(deltas, reply.weights, self._own, self._keys)
+        tensors = masked(decoded(checked), reply.weights, self._own, self._keys)
         keep_reply(self._session.config.folder, self._request, reply, tensors)
         self._session.egress.masked_update(reply, tensors)
         self._file.erase_private()

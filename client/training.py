@@ -15,13 +15,14 @@ from iedn.model import Network, empty_network, set_recompute
 from iedn.parameters import Array, load_groups, shapes_of_network, state_by_group
 from iedn.protocol.checks import check_tensors, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import Groups
+from iedn.protocol.records import Groups, Sendable
 from iedn.seeding import derive_seed
 from iedn.training import TrainingSummary, train
 from sites.privacy import check_demand
 
-from .kept_reply import Tensors, keep_reply, kept_reply
+from .kept_reply import keep_reply, kept_reply
 from .masked_training import MaskedRelease, forget_mask_key
+from .quantised_update import Quantiser
 from .session import SiteSession
 from .spending import note_repeat, spend_before_training
 
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def answer_training(
     session: SiteSession, request: TrainRequest, groups: Groups
-) -> tuple[TrainReply, Tensors]:
+) -> tuple[TrainReply, Sendable]:
     """Train one round, or repeat the answer to a request that came before.
 
     What can be refused without training is refused before anything is spent.
@@ -70,19 +71,20 @@ def answer_training(
         summary = _train(session, request, model, private)
         trained = groups if private is None else {g: groups[g] for g in sorted(private.groups)}
         after = state_by_group(model)
-        pass_out = session.egress.update if masked is None else session.egress.checked_update
-        reply, deltas = pass_out(
+        quantiser = Quantiser(session.config.folder, request, is_noised=private is not None)
+        reply, checked = session.egress.checked_update(
             request,
-            {g: _changes(after[g], base) for g, base in trained.items()},
+            quantiser.changes({g: _changes(after[g], base) for g, base in trained.items()}),
             session.counts(request.grid),
             shapes=shapes_of(after),
             duration_s=summary.seconds,
             ledger=ledger,
         )
         if masked is not None:
-            return masked.release(reply, deltas)
-        keep_reply(session.config.folder, request, reply, deltas)
-    return reply, deltas
+            return masked.release(reply, checked)
+        leaving = session.egress.update(reply, checked)
+        keep_reply(session.config.folder, request, reply, leaving, quantiser.residuals(checked))
+    return reply, leaving
 
 
 def network_from(groups: Groups, config: NetworkConfig) -> Network:

@@ -12,6 +12,8 @@ from .modalities import Modality, in_order
 
 Architecture = Literal["iedn", "encoder-decoder"]
 LossName = Literal["paper", "reference"]
+UpEncoding = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+DownEncoding = Literal["fp32", "fp16", "int8", "int4"]
 Recompute = Literal["nothing", "norms", "encoders"]
 """What training computes twice to save memory; a device's own affair, the numbers stay the same."""
 
@@ -113,6 +115,49 @@ class TrainingConfig(FrozenModel):
     flip_probability: float = Field(default=0.0, ge=0.0, le=1.0)
     proximal_mu: float = Field(default=0.0, ge=0.0, le=100.0)
     threads: int = Field(default=1, ge=1, le=256)
+
+
+class TransferConfig(FrozenModel):
+    """How models and updates travel; the defaults lose nothing.
+
+    Attributes:
+        up: a site's update. Anything but ``fp32`` is quantised, with error feedback at the site.
+        down: the model's change since the round before. Anything but ``fp32`` is quantised, with
+            error feedback at the coordinator, which commits the model that the sites decode.
+        entropy_coding: compress quantised values (Zstandard).
+        hold: sites keep the model they last had on disk and are sent only what has changed.
+    """
+
+    up: UpEncoding = "fp32"
+    down: DownEncoding = "fp32"
+    entropy_coding: bool = True
+    hold: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TransferConfig":
+        if self.down != "fp32" and not self.hold:
+            msg = (
+                f"down = {self.down!r} sends the change of a model that the site holds: "
+                f"it needs hold = true, or down = 'fp32'"
+            )
+            raise ValueError(msg)
+        return self
+
+    def check_beside_secure_aggregation(self) -> None:
+        """Refuse a quantised uplink in a run with secure aggregation.
+
+        Masked updates are uniform 64-bit integers: they can neither be quantised nor compressed.
+        To be called by the validator of whatever configuration turns secure aggregation on.
+
+        Raises:
+            ValueError: says which key to change.
+        """
+        if self.up != "fp32":
+            msg = (
+                f"transfer.up = {self.up!r} cannot be used with secure aggregation: masked values "
+                f"are neither quantised nor compressed. Allowed beside it: transfer.up = 'fp32'"
+            )
+            raise ValueError(msg)
 
 
 class PrivacyDemand(FrozenModel):

@@ -12,6 +12,7 @@ from iedn.config import (
     PresetName,
     PrivacyDemand,
     TrainingConfig,
+    TransferConfig,
 )
 from iedn.protocol.messages import Role, RunName, SiteName
 from iedn.toml import config_error_from, load_toml
@@ -106,6 +107,7 @@ class FederationConfig(FrozenModel):
         preset: a named grid and network, or
         custom_preset: one written out.
         privacy: the least privacy that the run asks of its sites.
+        transfer: how models and updates travel.
         sites: who takes part, by name.
         secure_aggregation: ``on``: sites mask their updates, so that only sums can be read.
         flip_average: average with the left-right flipped input when evaluating.
@@ -121,6 +123,7 @@ class FederationConfig(FrozenModel):
     privacy: PrivacyDemand = PrivacyDemand()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
+    transfer: TransferConfig = TransferConfig()
     sites: dict[SiteName, SiteEntry] = Field(min_length=1)
     secure_aggregation: SecureAggregation = "off"
     flip_average: bool = False
@@ -148,6 +151,7 @@ class FederationConfig(FrozenModel):
         if self.aggregation.gate.norm_factor is not None:
             msg = 'secure_aggregation = "on" hides single norms: aggregation.gate.norm_factor'
             raise ValueError(f"{msg} has to be left out")
+        self.transfer.check_beside_secure_aggregation()
 
     @property
     def effective_preset(self) -> Preset:

@@ -5,35 +5,35 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from iedn.protocol.messages import ProtocolMessage
 from iedn.protocol.records import to_record
 
-from .aggregation import Float32Groups
+from .downlink import Offer
 
 
 class EncodedModel:
-    """A model on its way to sites; their messages share the tensors' bytes.
+    """A model on its way to sites; their messages share the bytes of its groups.
+
+    A group goes to one site whole, and to another, which holds the model before, as a quantised
+    step: both are kept.
 
     Args:
-        model: float32 tensors by group.
+        offer: the model.
     """
 
-    def __init__(self, model: Float32Groups) -> None:
-        self._model = model
-        self._encoded: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {}
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
+        self._encoded: dict[tuple[str, bool], ArrayRecord | MetricRecord | ConfigRecord] = {}
 
-    def record(self, message: ProtocolMessage, groups: tuple[str, ...]) -> RecordDict:
-        """The message with those of ``groups`` that the model has."""
+    def record(
+        self, message: ProtocolMessage, groups: tuple[str, ...], held: str | None = None
+    ) -> RecordDict:
+        """The message with what a site lacks of ``groups`` if it holds the model ``held``."""
         record = to_record(message)
-        for group in groups:
-            if group in self._model:
-                record[group] = self._group(message, group)
+        for group, content in self._offer.to_send(groups, held).items():
+            key = (group, isinstance(content, bytes))
+            if key not in self._encoded:
+                self._encoded[key] = to_record(message, {group: content})[group]
+            record[group] = self._encoded[key]
         return record
 
     def forget(self) -> None:
         """Let the records go, whose size is the model's; a later message makes them again."""
         self._encoded.clear()
-
-    def _group(
-        self, message: ProtocolMessage, group: str
-    ) -> ArrayRecord | MetricRecord | ConfigRecord:
-        if group not in self._encoded:
-            self._encoded[group] = to_record(message, {group: self._model[group]})[group]
-        return self._encoded[group]

@@ -24,11 +24,11 @@ from iedn.protocol.messages import (
 )
 from iedn.protocol.records import parse
 
-from .aggregation import Float32Groups
 from .config import SelectionRule
-from .encoded import EncodedModel
+from .downlink import Offer
 from .exchange import Question, ask
 from .federation import Federation, Roster, refusal
+from .outgoing import Outgoing
 from .stratified import checked_areas, stratified
 
 SELECTION_METRIC = "psnr_db_mean"
@@ -42,8 +42,12 @@ class ModelUnderTest:
     """A committed model to evaluate."""
 
     round_number: int
-    model: Float32Groups
-    model_hash: str
+    offer: Offer
+
+    @property
+    def model_hash(self) -> str:
+        """Its hash."""
+        return self.offer.model_hash
 
 
 def evaluate(
@@ -63,23 +67,28 @@ def evaluate(
     results: dict[str, Facts] = {}
     areas: dict[str, dict[ComparisonName, SiteAreas]] = {}
     roster: Roster = {}
-    outgoing = EncodedModel(subject.model)
+    outgoing = Outgoing(federation, subject.offer)
     label = f"round {subject.round_number}: {split if is_metrics else 'external'} evaluation"
 
     def request(site: str) -> RecordDict:
         message = _request(federation, subject, split, evaluation)
-        return outgoing.record(message, federation.groups_of(site))
+        hashes = outgoing.hashes(site)
+        return outgoing.record(site, message.model_copy(update={"group_hashes": hashes}))
 
-    def on_reply(site: str, record: RecordDict) -> None:
-        outgoing.forget()  # all who are online have been asked by now
+    def on_reply(site: str, record: RecordDict) -> bool:
+        if outgoing.must_go_again(site, record):
+            return True
         try:
-            reply = _checked(parse(record, EvaluateReply), subject, split, evaluation)
+            reply = parse(record, EvaluateReply)
+            federation.holdings.note(site, reply.holds)
+            reply = _checked(reply, subject, split, evaluation)
             areas[site] = checked_areas(reply.paired_areas)
             results[site] = _facts(site, reply, areas[site])
             roster[site] = {"status": "accepted"}
         except ProtocolError as error:
             roster[site] = refusal(site, error)
         progress.report(label, len(roster), len(sites))
+        return False
 
     question = Question(frozenset(sites), request, "evaluate", label)
     missing = ask(federation.grid, federation.registry, question, on_reply, federation.patience)
@@ -92,6 +101,7 @@ def evaluate(
         "evaluation": evaluation,
         "sites": dict(sorted(results.items())),
         "roster": dict(sorted(roster.items())),
+        "bytes_down": dict(sorted(outgoing.sent_bytes.items())),
         "score": score(results, federation.config.rounds.selection) if is_metrics else None,
         "over_sites": over_sites(results),
         "stratified": stratified(areas),

@@ -35,7 +35,8 @@ _LOST_ON_THE_WAY = frozenset(
 )
 _MOST_ASKED = 8
 
-OnReply = Callable[[str, RecordDict], None]
+OnReply = Callable[[str, RecordDict], bool | None]
+"""Takes a site's reply; True if the site has to be asked again."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,10 @@ class _Exchange:
 
     def _take(self, site: str, reply: Message | None, on_reply: OnReply) -> None:
         if reply is None or not reply.has_error():
-            del self.pending[site]
-            on_reply(site, _content(reply))
+            sent = self.pending.pop(site)
+            if on_reply(site, _content(reply)):
+                self.pending[site] = sent
+                self._ask_again(site, "asked-too-often")
             return
         code = safe_code(f"transport-{reply.error.code}")
         if reply.error.code in _LOST_ON_THE_WAY:
@@ -236,7 +239,7 @@ def ask(
         grid: Flower's grid.
         registry: who is online.
         question: what to ask of whom.
-        on_reply: takes (site, record); the record is dropped afterwards.
+        on_reply: takes (site, record), which is dropped afterwards; True asks the site again.
         patience: deadlines.
 
     Returns:

@@ -15,6 +15,7 @@ from iedn.protocol.messages import CapabilitiesRequest, SiteCapabilities
 from iedn.protocol.records import parse, to_record
 
 from .config import FederationConfig
+from .downlink import Holdings
 from .exchange import Patience, Question, ask
 from .gate import declared_weight
 from .registry import SiteRegistry
@@ -63,12 +64,14 @@ class Federation:
         registry: who is online.
         config: the coordinator's configuration.
         capabilities: what each site that joined has declared.
+        holdings: which model each site holds; changes as replies come.
     """
 
     grid: Grid
     registry: SiteRegistry
     config: FederationConfig
     capabilities: Mapping[str, SiteCapabilities] = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=Holdings)
 
     @property
     def patience(self) -> Patience:
@@ -131,6 +134,7 @@ def join(federation: Federation, call: Call) -> tuple[Federation, Roster]:
         except ProtocolError as error:
             roster[site] = refusal(site, error)
             return
+        federation.holdings.note(site, joined[site].holds)
         roster[site] = {"status": "joined"}
         progress.report("sites joined", len(joined), len(config.sites))
 

@@ -15,15 +15,15 @@ from iedn.errors import ProtocolError
 from iedn.masking import MaskRound, members_of
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
-from iedn.protocol.records import parse, parse_groups
+from iedn.protocol.records import parse
 
 from .aggregation import Float64Groups, Means
-from .encoded import EncodedModel
 from .exchange import Question, ask
 from .federation import Federation, QuorumError, Roster, check_quorum, refusal
 from .gate import Expectation, admit_masked
 from .mask_keys import SPENT, Agreement, agreed_before, ask_for_keys, remember
 from .masked_sum import MaskedSum
+from .outgoing import Outgoing
 from .rounds import (
     Facts,
     RoundState,
@@ -33,6 +33,7 @@ from .rounds import (
     train_request,
 )
 from .run_folder import RunFolder
+from .uplink import masked_update
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class _Intake:
     agreement: Agreement
     shapes: Shapes
     total: MaskedSum
-    outgoing: EncodedModel
+    outgoing: Outgoing
     roster: Roster = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -117,7 +118,7 @@ class _Intake:
         shapes = shapes_of(state.model)
         members = {group: members_of(agreement.keys, group) for group in shapes}
         total = MaskedSum(shapes, members)
-        outgoing = EncodedModel(state.model)
+        outgoing = Outgoing(federation, state.offer)
         return cls(federation, state, agreement, shapes, total, outgoing, dict(agreement.roster))
 
     @property
@@ -126,14 +127,17 @@ class _Intake:
 
     def request(self, site: str) -> TrainRequest:
         agreement = self.agreement
-        return train_request(self.federation, self.state, site, agreement.owners, agreement.keys)
+        hashes = self.outgoing.hashes(site)
+        return train_request(
+            self.federation, self.state, site, agreement.owners, hashes, agreement.keys
+        )
 
     def build(self, site: str) -> RecordDict:
-        groups = self.federation.groups_of(site)
-        return self.outgoing.record(self.request(site), groups)
+        return self.outgoing.record(site, self.request(site))
 
-    def take(self, site: str, record: RecordDict) -> None:
-        self.outgoing.forget()  # all who are online have been asked by now
+    def take(self, site: str, record: RecordDict) -> bool:
+        if self.outgoing.must_go_again(site, record):
+            return True
         try:
             self._admit(site, record)
         except ProtocolError as error:
@@ -142,21 +146,25 @@ class _Intake:
             _log.info("%s: %s: masked update accepted", self.label, site)
         done = sum(site in self.roster for site in self.agreement.keys)
         progress.report(f"{self.label}: replies", done, len(self.agreement.keys))
+        return False
 
     def _admit(self, site: str, record: RecordDict) -> None:
         reply = parse(record, TrainReply)
-        tensors = parse_groups(record)
+        self.federation.holdings.note(site, reply.holds)
+        groups = self.federation.groups_of(site)
+        shapes = {g: self.shapes[g] for g in groups if g in self.shapes}
+        tensors = masked_update(record, shapes)
         expected = Expectation(
             self.request(site),
             self.federation.capabilities[site],
-            {g: self.shapes[g] for g in self.federation.groups_of(site) if g in self.shapes},
+            shapes,
             self._norm_bound(),
             self.state.ledgers.get(site),
         )
         admit_masked(reply, tensors, expected, site)
         self.total.add(site, tensors, reply.weights)
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = accepted_entry(reply, tensors)
+        self.roster[site] = accepted_entry(reply, record, self.outgoing.sent_bytes[site])
 
     def check_quorum(self, present: list[str]) -> None:
         """Stop the run if too few are present; this round's masks are used up all the same."""

@@ -68,10 +68,21 @@ def advance(
     """
     after = dict(moments)
     result = {group: dict(tensors) for group, tensors in model.items()}
-    for group, name, mean in means:
-        step = config.eta * _direction(f"{group}/{name}", mean, after, config)
+    for group, name, step in steps(means, after, config):
         result[group][name] = moved(model[group][name], step)
     return result, after
+
+
+def steps(means: Means, moments: Moments, config: ServerOptimizerConfig) -> Means:
+    """What to add to one tensor of the model after the other.
+
+    Args:
+        means: used up.
+        moments: before the round; changed, tensor by tensor, into those after it.
+        config: which optimiser.
+    """
+    for group, name, mean in means:
+        yield group, name, config.eta * _direction(f"{group}/{name}", mean, moments, config)
 
 
 def _direction(

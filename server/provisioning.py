@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from pydantic import ValidationError
 
 from iedn import __version__
-from iedn.config import TrainingConfig
+from iedn.config import TrainingConfig, TransferConfig
 from iedn.errors import ConfigError
 from iedn.files import atomic_write_bytes
 from iedn.identity import names_of, read_certificates
@@ -205,7 +205,8 @@ def _write(folder: Path, plan: Plan) -> FederationConfig:
     for number, site in enumerate(plan.sites):
         _write_kit(folder, plan, site, node_port=plan.port + 3 + number)
     rounds = RoundsConfig(count=plan.rounds, quorum=plan.quorum, offline_grace_s=OFFLINE_GRACE_S)
-    text = _rendered("federation.toml.j2", plan=plan, training=TrainingConfig(), rounds=rounds)
+    defaults = {"training": TrainingConfig(), "transfer": TransferConfig(), "rounds": rounds}
+    text = _rendered("federation.toml.j2", plan=plan, **defaults)
     path = folder / FEDERATION_FILE
     atomic_write_bytes(path, text.encode())
     return load_federation(path)

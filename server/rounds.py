@@ -6,25 +6,26 @@ Nothing is written here; ``run`` commits what a round returns.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 from flwr.app import RecordDict
-from numpy.typing import NDArray
 
 from iedn import progress
 from iedn.errors import ProtocolError, RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import MaskKey, TrainReply, TrainRequest
-from iedn.protocol.records import parse, parse_groups
+from iedn.protocol.records import array_bytes, parse
 
 from .aggregation import Float32Groups, Means, StreamingSum, Update
-from .encoded import EncodedModel
+from .downlink import LastStep, Offer, next_model
 from .exchange import Question, ask
 from .federation import Federation, Owners, Roster, check_quorum, refusal
 from .gate import Expectation, SeenLedger, admit, declared_weight
-from .optimizers import Moments, advance
+from .optimizers import Moments
+from .outgoing import Outgoing
+from .uplink import decoded_update
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class RoundState:
         moments: server-optimiser state.
         accepted_norms: norms of the updates of each committed round.
         ledgers: where the privacy ledger of each site stood at its last update.
+        last_step: how the model came from the one before it, unless this process was not there.
     """
 
     number: int
@@ -50,6 +52,12 @@ class RoundState:
     moments: Moments
     accepted_norms: list[list[float]]
     ledgers: Mapping[str, SeenLedger] = field(default_factory=dict)
+    last_step: LastStep | None = None
+
+    @cached_property
+    def offer(self) -> Offer:
+        """The model as it is offered to sites."""
+        return Offer(self.model, self.model_hash, self.last_step)
 
 
 def seen_ledgers(roster: Roster) -> dict[str, SeenLedger]:
@@ -80,6 +88,7 @@ def train_request(
     state: RoundState,
     site: str,
     owners: Owners,
+    group_hashes: dict[str, str],
     mask_keys: dict[str, MaskKey] | None = None,
 ) -> TrainRequest:
     """What a site is asked in the round after ``state``.
@@ -89,6 +98,7 @@ def train_request(
         state: what the round starts from.
         site: who is asked.
         owners: of each group, in this round.
+        group_hashes: of the groups that the site needs.
         mask_keys: the mask roster of a masked round.
     """
     config = federation.config
@@ -106,6 +116,8 @@ def train_request(
         group_shares={g: owners.shares[g] for g in groups if g in owners.shares},
         privacy=config.privacy,
         mask_keys=mask_keys,
+        group_hashes=group_hashes,
+        transfer=config.transfer,
     )
 
 
@@ -125,8 +137,10 @@ def next_state(
         roster: what became of each site.
         norms: of the accepted updates, where they can be seen.
     """
-    optimizer = federation.config.aggregation.optimizer
-    model, moments = advance(state.model, means, state.moments, optimizer)
+    config = federation.config
+    model, moments, last_step = next_model(
+        state.offer, means, state.moments, config.aggregation.optimizer, config.transfer
+    )
     return RoundState(
         state.number + 1,
         model,
@@ -134,6 +148,7 @@ def next_state(
         moments,
         [*state.accepted_norms, norms],
         {**state.ledgers, **seen_ledgers(roster)},
+        last_step,
     )
 
 
@@ -150,10 +165,14 @@ def contributions(
     }
 
 
-def accepted_entry(
-    reply: TrainReply, tensors: Mapping[str, Mapping[str, NDArray[np.generic]]]
-) -> Facts:
-    """The roster's entry for an accepted update."""
+def accepted_entry(reply: TrainReply, record: RecordDict, bytes_down: int) -> Facts:
+    """The roster's entry for an accepted update.
+
+    Args:
+        reply: the update's message.
+        record: that it came in.
+        bytes_down: of arrays that the site was sent for it.
+    """
     return {
         "status": "accepted",
         "weights": dict(sorted(reply.weights.items())),
@@ -162,7 +181,8 @@ def accepted_entry(
         "epsilon": reply.epsilon,
         "ledger_count": reply.ledger_count,
         "ledger_hash": reply.ledger_hash,
-        "bytes": sum(t.nbytes for group in tensors.values() for t in group.values()),
+        "bytes": array_bytes(record),
+        "bytes_down": bytes_down,
     }
 
 
@@ -175,7 +195,7 @@ class _Intake:
     owners: Owners
     shapes: Shapes
     total: StreamingSum
-    outgoing: EncodedModel
+    outgoing: Outgoing
     norm_bound: float
     roster: Roster = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
@@ -194,7 +214,7 @@ class _Intake:
             ),
             shapes=shapes,
             total=StreamingSum(shapes, aggregation.method),
-            outgoing=EncodedModel(state.model),
+            outgoing=Outgoing(federation, state.offer),
             norm_bound=aggregation.gate.norm_bound(state.accepted_norms),
         )
 
@@ -202,14 +222,15 @@ class _Intake:
         return sorted(self.norms)
 
     def request(self, site: str) -> TrainRequest:
-        return train_request(self.federation, self.state, site, self.owners)
+        hashes = self.outgoing.hashes(site)
+        return train_request(self.federation, self.state, site, self.owners, hashes)
 
     def build(self, site: str) -> RecordDict:
-        groups = self.federation.groups_of(site)
-        return self.outgoing.record(self.request(site), groups)
+        return self.outgoing.record(site, self.request(site))
 
-    def take(self, site: str, record: RecordDict) -> None:
-        self.outgoing.forget()  # all who are online have been asked by now
+    def take(self, site: str, record: RecordDict) -> bool:
+        if self.outgoing.must_go_again(site, record):
+            return True
         try:
             self._admit(site, record)
         except ProtocolError as error:
@@ -219,16 +240,19 @@ class _Intake:
         done = len(self.roster)
         total = len(self.federation.trainers())
         progress.report(f"round {self.state.number + 1}: replies", done, total)
+        return False
 
     def _admit(self, site: str, record: RecordDict) -> None:
         reply = parse(record, TrainReply)
-        deltas = parse_groups(record)
+        self.federation.holdings.note(site, reply.holds)
         capabilities = self.federation.capabilities[site]
         groups = self.federation.groups_of(site)
+        shapes = {g: self.shapes[g] for g in groups if g in self.shapes}
+        deltas = decoded_update(record, shapes, self.federation.config.transfer)
         expected = Expectation(
             self.request(site),
             capabilities,
-            {g: self.shapes[g] for g in groups if g in self.shapes},
+            shapes,
             self.norm_bound,
             self.state.ledgers.get(site),
         )
@@ -239,7 +263,8 @@ class _Intake:
         self.total.add(update)
         self.norms[site] = norm
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = {**accepted_entry(reply, deltas), "norm": round(norm, 6)}
+        entry = accepted_entry(reply, record, self.outgoing.sent_bytes[site])
+        self.roster[site] = {**entry, "norm": round(norm, 6)}
 
     def close(self) -> tuple[RoundState, Facts]:
         norms = [self.norms[site] for site in self.accepted()]

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from iedn import progress
 
 from .config import FederationConfig
+from .downlink import Offer
 from .evaluation import ModelUnderTest, best_round, evaluate
 from .federation import Call, Federation, QuorumError, check_quorum, join
 from .gate import SeenLedger
@@ -163,7 +164,7 @@ def _evaluate_if_missing(federation: Federation, folder: RunFolder, state: Round
     if state.number == 0:
         return
     if state.number not in {e["round"] for e in _validations(folder)}:
-        subject = ModelUnderTest(state.number, state.model, state.model_hash)
+        subject = ModelUnderTest(state.number, state.offer)
         folder.append(evaluate(federation, subject, split="validation", evaluation="metrics"))
     best = best_round(_validations(folder), federation.config.rounds.selection)
     stored = folder.path / BEST
@@ -178,7 +179,7 @@ def _finish(federation: Federation, folder: RunFolder, state: RoundState) -> Run
         for e in folder.events()
         if e["event"] == "evaluation"
     }
-    subject = ModelUnderTest(number, model, best_hash)
+    subject = ModelUnderTest(number, Offer(model, best_hash))
     if ("test", "metrics", best_hash) not in done:
         folder.append(evaluate(federation, subject, split="test", evaluation="metrics"))
     if federation.evaluators() and not _all_external_answered(folder, best_hash):

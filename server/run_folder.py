@@ -209,7 +209,7 @@ class RunFolder:
 
 def lock_of(config: FederationConfig) -> dict[str, Any]:
     """What has to be the same for bit-identical models, and the whole configuration."""
-    packages = ("iedn", "flwr", "torch", "numpy", "scipy", "SimpleITK", "nibabel")
+    packages = ("iedn", "flwr", "torch", "numpy", "scipy", "SimpleITK", "nibabel", "zstandard")
     return {
         "configuration": _dump(config),
         "versions": {name: version(name) for name in packages},

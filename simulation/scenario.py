@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig
+from iedn.config import FrozenModel, Preset, PresetName, TrainingConfig, TransferConfig
 from iedn.errors import ConfigError
 from iedn.protocol.messages import Role, RunName, SiteName
 from iedn.toml import config_error_from, load_toml
@@ -99,6 +99,7 @@ class ScenarioConfig(FrozenModel):
         training: local training.
         rounds: the round loop.
         aggregation: how updates become the next model.
+        transfer: how models and updates travel.
         secure_aggregation: ``on``: the sites mask their updates; identities are made on the fly.
         flip_average: average with the left-right flipped input when evaluating.
         sites: the sites, each with a cohort of its own, by name.
@@ -114,13 +115,14 @@ class ScenarioConfig(FrozenModel):
     training: TrainingConfig = TrainingConfig()
     rounds: RoundsConfig
     aggregation: AggregationConfig = AggregationConfig()
+    transfer: TransferConfig = TransferConfig()
     secure_aggregation: SecureAggregation = "off"
     flip_average: bool = False
     sites: dict[SiteName, ScenarioSite] = Field(default_factory=dict)
     virtual: VirtualSites | None = None
 
     @model_validator(mode="after")
-    def _has_sites(self) -> Self:
+    def _consistent(self) -> Self:
         shared = set() if self.virtual is None else set(self.virtual.names)
         if not self.sites and not shared:
             msg = "give [sites.NAME] tables, or [virtual]"
@@ -128,6 +130,8 @@ class ScenarioConfig(FrozenModel):
         if clash := sorted(shared & set(self.sites)):
             msg = f"{clash[0]} is also the name of a site of [virtual]"
             raise ValueError(msg)
+        if self.secure_aggregation == "on":
+            self.transfer.check_beside_secure_aggregation()
         return self
 
     def federation(self, seed: int | None = None) -> FederationConfig:
@@ -139,6 +143,7 @@ class ScenarioConfig(FrozenModel):
                 "training",
                 "rounds",
                 "aggregation",
+                "transfer",
                 "secure_aggregation",
                 "flip_average",
             }

@@ -9,14 +9,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from iedn import __version__
 from iedn.errors import PolicyError
 from iedn.masking import MaskRound, RingGroups, roster_digest
 from iedn.modalities import Modality
-from iedn.parameters import SHARED_GROUP, flatten, state_hash
+from iedn.parameters import SHARED_GROUP
 from iedn.protocol.checks import MAX_ABS_DELTA, Shapes, check_tensors, update_norm
 from iedn.protocol.messages import (
     ComparisonName,
@@ -26,6 +23,7 @@ from iedn.protocol.messages import (
     MaskKey,
     MaskKeyReply,
     MaskKeyRequest,
+    ModelRequest,
     PairedAreas,
     ProtocolMessage,
     ReleaseReceipt,
@@ -35,7 +33,9 @@ from iedn.protocol.messages import (
     TrainReply,
     TrainRequest,
 )
+from iedn.protocol.records import Sendable
 
+from .changes import Changes, decoded, facts_of, leaving
 from .config import PolicyConfig, ReleaseKind
 from .diagnostic_release import Approvals, DiagnosticRelease, check_small_counts
 from .failure import failure_of
@@ -48,8 +48,6 @@ _log = logging.getLogger(__name__)
 
 RELEASED_SCANS, APPROVALS = "released-scans.jsonl", "approved-releases.txt"
 RELEASED_METRICS = "released-metric-scans.jsonl"
-
-Deltas = dict[str, dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,10 @@ class Egress:
         self._approvals = Approvals(log.path.with_name(APPROVALS))
         self.masked_rounds = MaskedRounds(log)
 
-    def capabilities(self, role: Role, counts: TrainingCounts, run: str) -> SiteCapabilities:
-        """What the site declares when it joins a run: coarsened counts."""
+    def capabilities(
+        self, role: Role, counts: TrainingCounts, run: str, holds: str | None = None
+    ) -> SiteCapabilities:
+        """What the site declares when it joins a run: coarsened counts, and the model it holds."""
         is_trainer = role == "train"
         message = SiteCapabilities(
             role=role,
@@ -127,6 +127,7 @@ class Egress:
                 if n > 0
             },
             code_version=__version__,
+            holds=holds,
         )
         self._record(message, {"run": run})
         return message
@@ -145,21 +146,24 @@ class Egress:
             raise PolicyError("the policy holds every group back: too few patients or sites")
         return sent
 
-    def update(
+    def checked_update(
         self,
         request: TrainRequest,
-        deltas: Deltas,
+        changes: Changes,
         counts: TrainingCounts,
         *,
         shapes: Shapes,
         duration_s: float,
         ledger: LedgerHead | None = None,
-    ) -> tuple[TrainReply, Deltas]:
-        """The update that leaves: groups the policy holds back are taken out.
+    ) -> tuple[TrainReply, Changes]:
+        """The update that may leave, by ``update`` or under masks; nothing is written yet.
+
+        Groups the policy holds back are taken out. What is quantised is judged by what the
+        coordinator will read.
 
         Args:
             request: what it answers.
-            deltas: the change of each group that was trained.
+            changes: of each group that was trained.
             counts: of the scans behind it.
             shapes: of the tensors of all groups that came; those not sent are named as held.
             duration_s: of the training.
@@ -169,31 +173,10 @@ class Egress:
             PolicyError: updates are not allowed, too few patients, or the norm is too large.
             RefusedError: an array is not what the protocol demands, e.g. not finite.
         """
-        reply, sent = self.checked_update(
-            request, deltas, counts, shapes=shapes, duration_s=duration_s, ledger=ledger
-        )
-        self._record(reply, {"tensors": state_hash(flatten(sent)), "bytes": _size(sent)})
-        return reply, sent
-
-    def checked_update(
-        self,
-        request: TrainRequest,
-        deltas: Deltas,
-        counts: TrainingCounts,
-        *,
-        shapes: Shapes,
-        duration_s: float,
-        ledger: LedgerHead | None = None,
-    ) -> tuple[TrainReply, Deltas]:
-        """What ``update`` would let leave; to be masked before it does. Nothing is written.
-
-        Raises:
-            PolicyError: as ``update``.
-            RefusedError: as ``update``.
-        """
-        sent = {g: deltas[g] for g in self.check_update(request, deltas, counts)}
-        check_tensors(sent, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
-        self._check_norm(update_norm(sent))
+        sent = {g: changes[g] for g in self.check_update(request, changes, counts)}
+        deltas = decoded(sent)
+        check_tensors(deltas, {g: shapes[g] for g in sent}, max_abs=MAX_ABS_DELTA)
+        self._check_norm(update_norm(deltas))
         reply = TrainReply(
             run=request.run,
             round=request.round,
@@ -205,13 +188,19 @@ class Egress:
             ledger_count=None if ledger is None else ledger.count,
             ledger_hash=None if ledger is None else ledger.hash,
             mask_roster=_mask_roster(request),
+            holds=_held(request),
         )
         return reply, sent
 
-    def repeat(self, reply: TrainReply, tensors: Deltas | RingGroups) -> None:
+    def update(self, reply: TrainReply, checked: Changes) -> Sendable:
+        """Log a checked update, which leaves now: its tensors, or what they were quantised to."""
+        sent = leaving(checked)
+        self._record(reply, facts_of(sent))
+        return sent
+
+    def repeat(self, reply: TrainReply, sent: Sendable) -> None:
         """Log that an update which left before leaves again, unchanged."""
-        facts = {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors), "repeat": True}
-        self._record(reply, facts)
+        self._record(reply, {**facts_of(sent), "repeat": True})
         self.masked_rounds.remember(reply)
 
     def masked_update(self, reply: TrainReply, tensors: RingGroups) -> None:
@@ -221,7 +210,7 @@ class Egress:
             RefusedError: ``mask-spent``: another one of this round has left before.
         """
         self.masked_rounds.check_unspent(reply.run, reply.round)
-        self._record(reply, {"tensors": state_hash(flatten(tensors)), "bytes": _size(tensors)})
+        self._record(reply, facts_of(tensors))
         self.masked_rounds.remember(reply)
 
     def check_mode(self, request: TrainRequest) -> None:
@@ -343,6 +332,7 @@ class Egress:
             metrics=dict(metrics),
             paired_areas=dict(paired_areas or {}),
             num_scans=coarsen(num_scans, self._policy.release_step),
+            holds=_held(request),
         )
         self._record(reply, {})
         return reply
@@ -395,5 +385,6 @@ def _mask_roster(request: TrainRequest) -> str | None:
     return roster_digest(MaskRound.of(request), request.mask_keys)
 
 
-def _size(groups: Deltas | RingGroups) -> int:
-    return sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
+def _held(request: ModelRequest) -> str | None:
+    """A site that was told the hashes of its groups has kept them."""
+    return request.base_hash if request.group_hashes else None

@@ -10,10 +10,20 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ..config import FrozenModel, GridConfig, NetworkConfig, PrivacyDemand, TrainingConfig
+from ..config import (
+    FrozenModel,
+    GridConfig,
+    NetworkConfig,
+    PrivacyDemand,
+    TrainingConfig,
+    TransferConfig,
+)
 from ..modalities import Modality
 
 PROTOCOL_VERSION = 1
+
+MISSING_BASE = "missing-base"
+"""Code of a site that does not hold the model a request relies on; it is then sent in full."""
 
 Role = Literal["train", "evaluate"]
 Split = Literal["validation", "test"]
@@ -60,6 +70,7 @@ class SiteCapabilities(ProtocolMessage):
         scans_by_modality: declared weight of each encoder; a modality the site does not have is
             absent. For an evaluating site the modalities it can synthesise from.
         code_version: version of the installed package.
+        holds: hash of the run's model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "site-capabilities"
@@ -67,6 +78,7 @@ class SiteCapabilities(ProtocolMessage):
     num_training_scans: Count
     scans_by_modality: dict[Modality, Count]
     code_version: Version
+    holds: Digest | None = None
 
 
 class RoundRequest(ProtocolMessage):
@@ -85,6 +97,18 @@ class RoundRequest(ProtocolMessage):
     base_hash: Digest
     grid: GridConfig
     network: NetworkConfig
+
+
+class ModelRequest(RoundRequest):
+    """A request for work on the groups of the model that a site needs.
+
+    Attributes:
+        group_hashes: hash of each group the site needs. A group that it holds with this hash does
+            not travel; one that it holds from the round before may travel as a quantised delta.
+            Empty: all groups travel, and the site need not keep them.
+    """
+
+    group_hashes: dict[GroupName, Digest] = Field(default_factory=dict)
 
 
 class MaskKey(FrozenModel):
@@ -131,8 +155,8 @@ class MaskKeyReply(ProtocolMessage):
     mask_key: MaskKey | None
 
 
-class TrainRequest(RoundRequest):
-    """Coordinator -> site: train the groups that come with this message.
+class TrainRequest(ModelRequest):
+    """Coordinator -> site: train the groups of this message.
 
     Attributes:
         training: local training settings.
@@ -143,6 +167,7 @@ class TrainRequest(RoundRequest):
         privacy: the least privacy that the run asks of a site.
         mask_keys: keys of all sites of this round, by site; the update has to be masked with
             them. None: it is sent as it is.
+        transfer: how the update has to be encoded.
     """
 
     kind: ClassVar[str] = "train-request"
@@ -152,6 +177,13 @@ class TrainRequest(RoundRequest):
     group_shares: dict[GroupName, Percent] = Field(default_factory=dict)
     privacy: PrivacyDemand = PrivacyDemand()
     mask_keys: dict[SiteName, MaskKey] | None = None
+    transfer: TransferConfig = TransferConfig()
+
+    @model_validator(mode="after")
+    def _maskable(self) -> "TrainRequest":
+        if self.mask_keys is not None:
+            self.transfer.check_beside_secure_aggregation()
+        return self
 
 
 class TrainReply(ProtocolMessage):
@@ -167,6 +199,7 @@ class TrainReply(ProtocolMessage):
             restored from a backup has forgotten what it spent.
         mask_roster: digest of the sites and keys that the tensors are masked for; None: they are
             not masked.
+        holds: hash of the model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "train-reply"
@@ -180,6 +213,7 @@ class TrainReply(ProtocolMessage):
     ledger_count: Annotated[int, Field(ge=1, le=2**31)] | None = None
     ledger_hash: Digest | None = None
     mask_roster: Digest | None = None
+    holds: Digest | None = None
 
     @model_validator(mode="after")
     def _whole_head(self) -> "TrainReply":
@@ -189,8 +223,8 @@ class TrainReply(ProtocolMessage):
         return self
 
 
-class EvaluateRequest(RoundRequest):
-    """Coordinator -> site: evaluate the model that comes with this message.
+class EvaluateRequest(ModelRequest):
+    """Coordinator -> site: evaluate the model of this message.
 
     Attributes:
         split: held-out part to use; the whole cohort at an evaluating site.
@@ -238,6 +272,7 @@ class EvaluateReply(ProtocolMessage):
             (``roi``), standard MRI with either (``models``), readers with either (``readers``).
             All are of the same scans.
         num_scans: scans behind the aggregates, coarsened like all declared counts.
+        holds: hash of the model that the site keeps, if it keeps one.
     """
 
     kind: ClassVar[str] = "evaluate-reply"
@@ -249,6 +284,7 @@ class EvaluateReply(ProtocolMessage):
     metrics: dict[MetricName, Finite]
     paired_areas: dict[ComparisonName, PairedAreas] = Field(default_factory=dict)
     num_scans: Count
+    holds: Digest | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> "EvaluateReply":

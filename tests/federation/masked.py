@@ -20,7 +20,7 @@ from iedn.checkpoint import load_checkpoint
 from iedn.modalities import Modality
 from iedn.parameters import group_of
 from iedn.protocol.messages import TrainRequest
-from iedn.protocol.records import parse, parse_groups, to_record
+from iedn.protocol.records import parse, parse_encoded, parse_groups, to_record
 from server.config import load_federation
 from simulation.grid import LocalGrid
 from simulation.prepare import make_identities
@@ -123,7 +123,8 @@ class Wire(LocalGrid):
         if message.metadata.message_type == "train" and self.tamper is not None:
             site = self._names[message.metadata.dst_node_id]
             request = parse(message.content, TrainRequest)
-            told = self.tamper(site, request, parse_groups(message.content))
+            groups = {**parse_groups(message.content), **parse_encoded(message.content)}
+            told = self.tamper(site, request, groups)
             if told is None:
                 self.offline.add(site)
                 return []

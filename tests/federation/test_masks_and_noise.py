@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 import client.private_training
 from client.ledger import COPY, LEDGER
@@ -163,6 +164,57 @@ def test_round_that_was_killed_and_repeated_is_paid_once(tmp_path, monkeypatch, 
 
 def killed(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_noised_updates_are_quantised_after_the_noise(tmp_path):
+    """Paid once, sent as they were kept; what is left over is of the groups with noise alone."""
+    folder = federation(
+        tmp_path / "run",
+        mode="off",
+        noise={"site-a": FORMAL, "site-b": GUARD},
+        training=TRAINING,
+        transfer={"up": "int8", "down": "int8"},
+    )
+    asked = {}
+
+    def tamper(site, request, groups):
+        asked[site, request.round] = (request, groups)
+        return request, groups
+
+    run(folder, tamper)
+    for number in (1, 2):
+        roster = commits(folder)[number]["roster"]
+        assert {entry["status"] for entry in roster.values()} == {"accepted"}
+        assert set(roster["site-a"]["weights"]) == {"decoder"}
+        assert roster["site-a"]["epsilon"] == roster["site-b"]["epsilon"] == 2.0 * number
+    own = folder / "sites" / "site-a"
+    kept = load_file(own / "kept-reply.safetensors")
+    assert {n.split(".")[0] for n in kept} == {"encoded/decoder", "before/decoder", "after/decoder"}
+    assert any(np.any(x) for n, x in kept.items() if n.startswith("after/"))
+    reply, payloads = answer_training(session_for(own / SITE_FILE), *asked["site-a", 2])
+    forget_sessions()
+    assert payloads == {"decoder": kept["encoded/decoder"].tobytes()}
+    assert spent(folder, "site-a") == reply.epsilon == 4.0
+    sent, again = [e for e in verify(own / "releases.jsonl") if e["kind"] == "train-reply"][-2:]
+    assert sent["encoded"] == again["encoded"]
+
+
+def test_quantised_round_with_noise_that_was_killed_is_paid_once(tmp_path, monkeypatch):
+    settings = {"mode": "off", "count": 1, "training": TRAINING, "transfer": {"up": "int4"}}
+    folder = federation(tmp_path / "run", noise={"site-a": GUARD}, **settings)
+    request, groups = asked_and_kept_away(folder)
+    site_file = folder / "sites" / "site-a" / SITE_FILE
+    with monkeypatch.context() as patch:
+        patch.setattr("client.training.keep_reply", killed)
+        with pytest.raises(KeyboardInterrupt):
+            answer_training(session_for(site_file), request, groups)
+    forget_sessions()
+    first = answer_training(session_for(site_file), request, groups)
+    again = answer_training(session_for(site_file), request, groups)
+    forget_sessions()
+    assert first == again
+    assert all(isinstance(payload, bytes) for payload in first[1].values())
+    assert spent(folder, "site-a") == 2.0
 
 
 def test_request_with_other_keys_spends_nothing(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from client.held_model import FILE as HELD
 from client.session import forget_sessions, session_for
 from client.training import answer_training
 from iedn.errors import ConfigError, RefusedError
@@ -25,6 +26,7 @@ from server.masked_sum import MaskedSum
 from server.report import write_report
 from server.run_folder import RunFolder
 from server.status import facts_of
+from sites.egress import Egress
 from sites.release_log import verify
 from tests.federation.masked import (
     SCANS,
@@ -102,6 +104,47 @@ def test_model_is_that_of_the_plain_run_bit_for_bit(tmp_path, plain_run):
     assert last["void"] == {}
     assert last["contributions"] == commits(plain)[2]["contributions"]
     assert set(statuses(last).values()) == {"accepted"}
+
+
+def test_quantised_and_held_models_go_with_masks(tmp_path):
+    """The same bits with masks and without, though a site loses the model it held on its way."""
+    outcomes = {}
+    for mode in ("off", "on"):
+        folder = federation(tmp_path / mode, mode=mode, transfer={"down": "int8"})
+        held = folder / "sites" / "site-b" / HELD
+        lost = []
+
+        def tamper(site, request, groups, held=held, lost=lost):
+            if (site, request.round) == ("site-b", 2) and not lost:
+                lost.append(dict(groups))
+                held.unlink()
+            return request, groups
+
+        run(folder, tamper)
+        assert lost == [{}], "it was taken to hold the model"
+        found = commits(folder)
+        assert set(statuses(found[2]).values()) == {"accepted"}
+        down = {site: entry["bytes_down"] for site, entry in found[2]["roster"].items()}
+        assert down == {
+            **dict.fromkeys(SITES, 0),
+            "site-b": found[1]["roster"]["site-b"]["bytes_down"],
+        }
+        outcomes[mode] = [(c["model_hash"], c["state_hash"]) for c in found.values()]
+    assert outcomes["on"] == outcomes["off"]
+    assert outcomes["on"][-1][1] is not None, "what quantising has left over is in the commit"
+
+
+def test_oversized_masked_reply_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    def padded(self, reply, tensors):
+        leave(self, reply, tensors)
+        tensors["decoder"]["decoder.padding"] = np.zeros(10**6, np.uint64)
+
+    leave = Egress.masked_update
+    monkeypatch.setattr(Egress, "masked_update", padded)
+    folder = federation(tmp_path / "run", count=1, quorum=1)
+    with pytest.raises(SpentRoundError):
+        run(folder)
+    assert set(statuses(commits(folder)[1]).values()) == {"wrong-size"}
 
 
 def test_uploads_say_nothing_of_the_updates(tmp_path, plain_run):

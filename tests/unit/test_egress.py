@@ -9,7 +9,9 @@ import pytest
 from iedn.config import PRESETS, TrainingConfig
 from iedn.errors import CohortError, PolicyError, RefusedError, ScanError
 from iedn.modalities import Modality
+from iedn.parameters import state_hash
 from iedn.protocol.checks import shapes_of
+from iedn.protocol.encoding import Encoded
 from iedn.protocol.messages import EvaluateRequest, TrainRequest
 from sites.config import PolicyConfig
 from sites.egress import Egress, TrainingCounts, coarsen
@@ -56,9 +58,11 @@ def log(tmp_path):
 
 def send(policy, log, request_=None, deltas_=None):
     arrays = deltas_ or deltas()
-    return Egress(policy, log).update(
+    egress = Egress(policy, log)
+    reply, checked = egress.checked_update(
         request_ or request(), arrays, COUNTS, shapes=shapes_of(arrays), duration_s=3.4
     )
+    return reply, egress.update(reply, checked)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,33 @@ def test_update_leaves_with_coarse_weights_and_is_logged_first(log):
     (entry,) = verify(log.path)
     assert entry["kind"] == "train-reply"
     assert entry["bytes"] == 3 * 4 * 4
+
+
+def test_log_has_bytes_and_hash_of_the_payloads_that_leave(log):
+    arrays = deltas()
+    changes = {g: Encoded(g.encode(), tensors, {}) for g, tensors in arrays.items()}
+    egress = Egress(PolicyConfig(), log)
+    reply, checked = egress.checked_update(
+        request(), changes, COUNTS, shapes=shapes_of(arrays), duration_s=1.0
+    )
+    assert not log.path.exists()
+    sent = egress.update(reply, checked)
+    assert sent == {"encoder.T1WI": b"encoder.T1WI", "decoder": b"decoder"}  # ASL is held back
+    Egress(PolicyConfig(), log).repeat(reply, sent)
+    first, again = verify(log.path)
+    assert first["bytes"] == again["bytes"] == len("encoder.T1WI") + len("decoder")
+    bytes_by_group = {g: np.frombuffer(content, np.uint8) for g, content in sent.items()}
+    assert first["encoded"] == again["encoded"] == state_hash(bytes_by_group)
+    assert (again["repeat"], "tensors" in first) == (True, False)
+
+
+def test_a_site_says_which_model_it_holds_once_it_was_told_the_hashes(log):
+    egress = Egress(OPEN, log)
+    scans = rows(20.0, 22.0)
+    told = evaluation().model_copy(update={"group_hashes": {"decoder": "d" * 64}})
+    assert egress.metrics(evaluation(), scans).holds is None
+    assert egress.metrics(told, scans).holds == ROUND["base_hash"]
+    assert egress.capabilities("train", COUNTS, "run-1", "e" * 64).holds == "e" * 64
 
 
 def test_default_policy_holds_small_groups(log):

@@ -5,7 +5,8 @@ import numpy as np
 import server.encoded
 from iedn.config import PRESETS
 from iedn.protocol.messages import CapabilitiesRequest
-from iedn.protocol.records import parse, parse_groups, to_record
+from iedn.protocol.records import array_bytes, parse, parse_encoded, parse_groups, to_record
+from server.downlink import LastStep, Offer
 from server.encoded import EncodedModel
 
 PRESET = PRESETS["tiny"]
@@ -14,6 +15,7 @@ MODEL = {
     "encoder.ASL": {"b": np.ones((2, 3), np.float32)},
     "decoder": {"c": np.float32(0.5).reshape(())},
 }
+OLD, NEW = "a" * 64, "b" * 64
 
 
 def message(run):
@@ -21,7 +23,7 @@ def message(run):
 
 
 def test_a_record_is_the_one_that_would_be_made_alone():
-    encoded = EncodedModel(MODEL)
+    encoded = EncodedModel(Offer(MODEL, NEW))
     groups = ("encoder.ASL", "encoder.FLAIR", "decoder")
     for run in ("run-1", "run-2"):
         record = encoded.record(message(run), groups)
@@ -40,10 +42,21 @@ def test_each_group_is_encoded_once_until_it_is_forgotten(monkeypatch):
         return to_record(message, groups)
 
     monkeypatch.setattr(server.encoded, "to_record", counted)
-    encoded = EncodedModel(MODEL)
+    encoded = EncodedModel(Offer(MODEL, NEW))
     records = [encoded.record(message(f"run-{n}"), ("encoder.T1WI", "decoder")) for n in range(50)]
     assert made == ["encoder.T1WI", "decoder"]
     assert len({id(record["decoder"]) for record in records}) == 1
     encoded.forget()
     encoded.record(message("run-1"), ("decoder",))
     assert made == ["encoder.T1WI", "decoder", "decoder"]
+
+
+def test_whole_groups_and_quantised_steps_go_to_different_sites_at_a_time():
+    step = LastStep(OLD, frozenset({"decoder"}), {"decoder": b"step"})
+    encoded = EncodedModel(Offer(MODEL, NEW, step))
+    groups = ("encoder.ASL", "decoder")
+    for _ in range(2):
+        assert set(parse_groups(encoded.record(message("new"), groups))) == set(groups)
+        behind = encoded.record(message("behind"), groups, OLD)
+        assert (parse_encoded(behind), parse_groups(behind)) == ({"decoder": b"step"}, {})
+        assert array_bytes(encoded.record(message("up-to-date"), groups, NEW)) == 0

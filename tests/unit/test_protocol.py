@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from pydantic import ValidationError
 
 from iedn.config import PRESETS, TrainingConfig
 from iedn.errors import ProtocolError
 from iedn.modalities import Modality
+from iedn.protocol.checks import shapes_of
 from iedn.protocol.messages import (
     MESSAGES,
     CapabilitiesRequest,
@@ -31,7 +35,14 @@ from iedn.protocol.messages import (
     TrainRequest,
     safe_code,
 )
-from iedn.protocol.records import parse, parse_groups, to_record
+from iedn.protocol.records import (
+    array_bytes,
+    check_size,
+    parse,
+    parse_encoded,
+    parse_groups,
+    to_record,
+)
 
 PRESET = PRESETS["tiny"]
 ROUND = {"run": "r", "round": 1, "base_hash": "0" * 64}
@@ -292,3 +303,38 @@ def test_areas_out_of_range_or_of_other_scans_are_refused(paired):
             paired_areas=paired,
             num_scans=95,
         )
+
+
+def test_quantised_and_plain_groups_travel_side_by_side():
+    plain = {"decoder.b": np.ones(3, np.float32)}
+    record = to_record(EXAMPLES[3], {"decoder": plain, "encoder.ASL": b"payload"})
+    assert parse_encoded(record) == {"encoder.ASL": b"payload"}
+    assert set(parse_groups(record)) == {"decoder"}
+
+
+def test_payload_of_several_megabytes_goes_through_flowers_chunks():
+    payload = np.random.default_rng(1).bytes(12_000_000)
+    record = to_record(EXAMPLES[3], {"decoder": payload})
+    objects = get_all_nested_objects(record)
+    chunks = [o for o in objects.values() if isinstance(o, ArrayChunk)]
+    assert len(chunks) == 3  # of 5 MiB at most
+    deflated = {key: item.deflate() for key, item in objects.items()}
+    came = inflate_object_from_contents(record.object_id, deflated)
+    assert parse_encoded(came) == {"decoder": payload}
+
+
+def test_size_of_a_record_is_judged_before_it_is_decoded():
+    groups = {"decoder": {"decoder.b": np.ones(1000, np.float32)}}
+    record = to_record(EXAMPLES[3], groups)
+    check_size(record, shapes_of(groups))
+    assert 4000 < array_bytes(record) < 4400
+    record["decoder"] = ArrayRecord({"tensors": Array("?", (1,), "?", bytes(10_000))})
+    with pytest.raises(ProtocolError, match="wrong-size"):
+        check_size(record, shapes_of(groups))
+
+
+def test_overlong_message_is_refused():
+    record = to_record(EXAMPLES[3])
+    record["message"] = ConfigRecord({"kind": "train-reply", "json": " " * (2**23 + 1)})
+    with pytest.raises(ProtocolError, match="longer than"):
+        parse(record, TrainReply)
