@@ -2,7 +2,7 @@
 
 Simulated federations in this process (phantom results), in two parts:
 
-``quality``  a small network, two sites, ten rounds, three seeds: SSIM and PSNR on test patients
+``quality``  a small network, two sites, ten rounds, eight seeds: SSIM and PSNR on test patients
              after the last round, with every setting on the same cohorts, and the bytes until then.
 ``paper``    the network of the paper (37 million parameters) on small volumes, three short rounds
              in float32; each site's last update, and the last step of the model, are then encoded
@@ -86,12 +86,12 @@ training and for validation.
 ## Image quality: a small network, ten rounds
 
 Test patients after the last round, mean over sites. Differences are from `plain` (no setting but
-`hold = false`) with the same seed: mean over seeds, and each seed's. Near: at most {ssim} points
-of SSIM and {psnr} dB of PSNR away, as the mean over seeds. Bytes: full site, ten rounds, seed 1.
+`hold = false`) with the same seed: mean over seeds, and its standard error. Near: the mean is at most
+{ssim} points of SSIM and {psnr} dB of PSNR away. Bytes: full site, ten rounds, seed 1.
 `fp16` changes an update by less than a thousandth: what it differs by is the runs' own variation.
 
-| setting | bytes | SSIM (%) | difference | PSNR (dB) | difference | near |
-|---|---|---|---|---|---|---|
+| setting | bytes | seeds | SSIM (%) | difference | PSNR (dB) | difference | near |
+|---|---|---|---|---|---|---|---|
 (quality)"""
 NEAR_SSIM, NEAR_PSNR = 0.1, 0.05
 """How near to the quality of the plain exchange a setting has to stay: points and dB."""
@@ -311,18 +311,25 @@ def quality_line(name: str, row: Result, found: Result) -> str:
     share = found["bytes"][name][FULL]["all"]
     ssim, psnr = (
         f"{row[key]:{form}} | {row[f'{kind}_difference']:+.3f} "
-        f"({', '.join(f'{d:+.3f}' for d in row[f'{kind}_differences'])})"
+        f"± {standard_error(row[f'{kind}_differences']):.3f}"
         for key, kind, form in (("ssim_percent", "ssim", ".2f"), ("psnr_db", "psnr", ".3f"))
     )
     near = "yes" if row["is_near"] else "no"
-    return f"| {name} | {share:.3f} | {ssim} | {psnr} | {near} |"
+    return f"| {name} | {share:.3f} | {len(row['seeds'])} | {ssim} | {psnr} | {near} |"
+
+
+def standard_error(differences: list[float]) -> float:
+    """Of their mean; 0 for one."""
+    if len(differences) < 2:
+        return 0.0
+    return statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def main() -> None:
     """Run what is missing, and print the summary and the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(1, 9)])
     parser.add_argument("--no-runs", action="store_true", help="only tell what has been run")
     parser.add_argument("--page", type=Path, help="where the tables are written, as Markdown")
     options = parser.parse_args()

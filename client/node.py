@@ -80,6 +80,7 @@ def _serve(settings: NodeSettings) -> None:
     lossy_links.install(settings.heard)
     _set_heartbeat(settings.heartbeat_s)
     _shorten_pauses()
+    give_up_messages_of_ended_runs()
     _send_late_replies()
     with tempfile.NamedTemporaryFile(prefix="iedn-") as secret:  # mode 0600, gone at the end
         secret.write(settings.secret.encode())
@@ -109,6 +110,26 @@ def _shorten_pauses() -> None:
     from flwr.supercore.retry import http_retry
 
     vars(http_retry)["MAX_RETRY_DELAY"] = LONGEST_PAUSE_S
+
+
+def give_up_messages_of_ended_runs() -> None:
+    """Flower 1.41 keeps a message whose run ends while its tensors are fetched.
+
+    The exception that says so is no ``Exception``, and passes by the lines that would delete the
+    message and end its task. The executor would wait for these tensors for ever.
+    """
+    from flwr.supercore.run import RunNotRunningException
+
+    loop = vars(import_module("flwr.supernode.start_client_internal"))
+    pull = loop["pull_objects"]
+
+    def pull_or_give_up(*arguments: Any, **options: Any) -> dict[str, bytes]:
+        try:
+            return dict(pull(*arguments, **options))
+        except RunNotRunningException as error:
+            raise ConnectionAbortedError("the run ended meanwhile") from error
+
+    loop["pull_objects"] = pull_or_give_up
 
 
 def _send_late_replies() -> None:

@@ -81,6 +81,8 @@ def run_on_flower(out: Path, config: FederationConfig) -> None:
     environment = {
         **flower_environment(home),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Without it Ray waits for ever for a cluster that once ran here and left its address.
+        "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "local"),
         "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
     }
     try:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from flwr.common import constant
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 
 
@@ -135,3 +136,49 @@ def test_node_sends_replies_that_are_ready_when_no_message_comes(monkeypatch):
     assert module._pull_and_store_message(state=state) is not None
     assert len(state.get_messages_legacy(is_reply=True)) == 1
     assert module._pull_and_store_message(state=state) is None, "it is being sent"
+
+
+def pulled_from_a_run_that_ends(module):
+    """A node's state after a message whose run ended while its objects were fetched."""
+    from flwr.app import Message, RecordDict
+    from flwr.supercore.inflatable.inflatable_object import get_object_tree
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.run import Run, RunNotRunningException
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    def ended(*_):
+        raise RunNotRunningException
+
+    store = ObjectStoreFactory().store()
+    state = InMemoryNodeState(store)
+    state.store_run(Run.create_empty(run_id=1))
+    message = Message(RecordDict(), dst_node_id=5, message_type="train")
+    vars(message.metadata).update(_run_id=1, _message_id=message.object_id)
+    found = module._pull_and_store_message(
+        state=state,
+        object_store=store,
+        node_config={},
+        receive=lambda: (message, get_object_tree(message)),
+        get_run=ended,
+        get_fab=ended,
+        pull_object=ended,
+        confirm_message_received=ended,
+        trusted_entities=None,
+    )
+    assert found is None
+    return state
+
+
+def test_message_of_a_run_that_ends_meanwhile_leaves_no_task_behind(monkeypatch):
+    """Once the first part fails, ``give_up_messages_of_ended_runs`` can go."""
+    from client import node
+
+    module = import_module("flwr.supernode.start_client_internal")
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    kept = pulled_from_a_run_that_ends(module)
+    assert len(kept.msg_store) == 1
+    monkeypatch.setattr(module, "pull_objects", module.pull_objects)
+    node.give_up_messages_of_ended_runs()
+    state = pulled_from_a_run_that_ends(module)
+    assert state.msg_store == {}

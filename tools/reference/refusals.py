@@ -87,6 +87,21 @@ REFUSALS: dict[str, tuple[str, str, str]] = {
         "Nothing: it is asked again.",
     ),
     "wrong-dtype": ("either", "A tensor of another type.", "Compare versions."),
+    "wrong-encoding": (
+        "either",
+        "A quantised tensor is not in the form that the round demands.",
+        "Compare versions.",
+    ),
+    "wrong-scale": (
+        "either",
+        "The scale of a quantised tensor is not a finite number, or out of range.",
+        "Compare versions; ask the site.",
+    ),
+    "wrong-size": (
+        "either",
+        "A message has more or fewer bytes than its tensors take.",
+        "Compare versions.",
+    ),
     "wrong-group": ("either", "Groups that are missing or too many.", "Compare versions."),
     "wrong-key": ("either", "Tensors that are missing or too many.", "Compare versions."),
     "wrong-message": ("either", "Another message than the one expected.", "Compare versions."),
