@@ -87,8 +87,8 @@ training and for validation.
 
 Test patients after the last round, mean over sites. Differences are from `plain` (no setting but
 `hold = false`) with the same seed: mean over seeds, and its standard error. Near: the mean is at most
-{ssim} points of SSIM and {psnr} dB of PSNR away. Bytes: full site, ten rounds, seed 1.
-`fp16` changes an update by less than a thousandth: what it differs by is the runs' own variation.
+{ssim} points of SSIM and {psnr} dB of PSNR away. Bytes: full site, ten rounds, seed 1. `fp16` changes
+an update by less than a thousandth: what it differs by is the runs' own variation.
 
 | setting | bytes | seeds | SSIM (%) | difference | PSNR (dB) | difference | near |
 |---|---|---|---|---|---|---|---|
