@@ -86,9 +86,9 @@ training and for validation.
 ## Image quality: a small network, ten rounds
 
 Test patients after the last round, mean over sites. Differences are from `plain` (no setting but
-`hold = false`) with the same seed: mean over seeds, and its standard error. Near: the mean is at most
-{ssim} points of SSIM and {psnr} dB of PSNR away. Bytes: full site, ten rounds, seed 1. `fp16` changes
-an update by less than a thousandth: what it differs by is the runs' own variation.
+`hold = false`) with the same seed: mean over seeds, and its standard error. Near: the mean is at
+most {ssim} points of SSIM and {psnr} dB of PSNR away. Bytes: full site, ten rounds, seed 1.
+`fp16` changes an update by less than a thousandth: what it differs by is the runs' variation.
 
 | setting | bytes | seeds | SSIM (%) | difference | PSNR (dB) | difference | near |
 |---|---|---|---|---|---|---|---|
