@@ -22,45 +22,18 @@ from flwr.proto.runtime_pb2 import (
 from flwr.serverapp import Grid
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.interceptors import SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.grid import HttpGrid
 
 from iedn.errors import UnreachableError
-from iedn.retries import retry_calmly
 
-from .link import Control, PrivateInterceptor
+from .link import Control
+from .link_grid import LinkGrid, runtime_client
 
 _log = logging.getLogger(__name__)
 
 _ACQUIRE_S = 60.0
-_COMPONENT = "flwr-serverapp"
-
-
-class LinkGrid(HttpGrid):
-    """Flower's grid over the private listener.
-
-    Args:
-        control: where the listener is, and its secret.
-        token: of the task.
-        is_over: once this is true, a call that fails is not tried again.
-    """
-
-    def __init__(self, control: Control, token: str, is_over: Callable[[], bool]) -> None:
-        super().__init__(control.address, insecure=True, token=token)
-        self._client = _runtime(control, RuntimeTokenHttpInterceptor(token=token), is_over)
-
-    @property
-    def runtime(self) -> RuntimeHttpClient:
-        """Flower's client below the grid."""
-        return self._runtime_client
 
 
 @contextmanager
@@ -102,7 +75,7 @@ def _token_of(control: Control, run_id: int) -> str:
         master_secret=control.secret.encode(),
         protected_methods={"/flwr.proto.Runtime/AcquireTask"},
     )
-    client = _runtime(control, interceptor, lambda: time.monotonic() > deadline)
+    client = runtime_client(control, interceptor, lambda: time.monotonic() > deadline)
     request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     try:
         while time.monotonic() < deadline:
@@ -137,21 +110,3 @@ def _tell(grid: LinkGrid, outcome: str, details: str) -> None:
         grid.runtime.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=details))
     except httpx.HTTPError as error:
         _log.warning("Flower was not told that the run ended: %s", error)
-
-
-def _runtime(
-    control: Control, interceptor: ProtobufClientInterceptor, is_over: Callable[[], bool]
-) -> RuntimeHttpClient:
-    patience = make_simple_http_retry_invoker()
-    retry_calmly(patience, is_over)
-    return RuntimeHttpClient.from_server_address(
-        server_address=control.address,
-        insecure=True,
-        root_certificates=None,
-        interceptors=[
-            PrivateInterceptor(control.secret),
-            RuntimeVersionHttpInterceptor(component_name=_COMPONENT),
-            interceptor,
-        ],
-        retry_invoker=patience,
-    )

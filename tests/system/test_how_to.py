@@ -80,7 +80,8 @@ def test_describe_your_data(documented, terminal, folder):
     assert "0 errors" in terminal.run("iedn-client --site hospital-a check --preset tiny")
     printed = terminal.run(more)
     assert printed.count("4 patients, 4 scans") == 3
-    assert json.loads(printed[printed.index("{") :])["scans"] == 4
+    findings = "".join(line for line in printed.splitlines() if not line.startswith('{"task"'))
+    assert json.loads(findings[findings.index("{") :])["scans"] == 4
     for number, patient in enumerate(sorted((folder / "cohort").glob("sub-*"))):
         patient.rename(patient.with_name(f"Doe_Jane_{number}"))
     (folder / "cohort" / "manifest.csv").unlink()
