@@ -53,7 +53,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[simulation,phantom,reader,dev]'
+		--constraint constraints.txt --editable '.[simulation,phantom,reader,compiled,dev]'
 	touch $(READY)
 
 clean:

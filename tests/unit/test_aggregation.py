@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from iedn import fixed_point
 from iedn.fixed_point import BLOCK, MAX_TOTAL_WEIGHT, ExactSum, quantise
 from iedn.parameters import flatten, state_hash
 from iedn.protocol.checks import shapes_of
@@ -182,17 +183,41 @@ def awkward(size, seed=0):
     return np.clip(values, -(2.0**10), 2.0**10).astype(np.float32)
 
 
-@pytest.mark.parametrize("size", [9, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
+@pytest.fixture(params=["blocks", "compiled"])
+def way(request, monkeypatch):
+    """Both ways of adding a tensor, whatever its size."""
+    monkeypatch.setattr(fixed_point, "LARGE", 0 if request.param == "compiled" else 2**62)
+    quantise(np.zeros(8, np.float32))  # compiles
+    return request.param
+
+
+def test_large_tensors_are_added_by_the_compiled_loop(monkeypatch):
+    added = []
+    monkeypatch.setattr(fixed_point, "_compiled", lambda: lambda *given: added.append(given))
+    for size in (fixed_point.LARGE - 1, fixed_point.LARGE):
+        quantise(np.ones(size, np.float32))
+    assert [addend.size for _, addend, *_ in added] == [fixed_point.LARGE]
+
+
+def test_without_numba_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(fixed_point, "find_spec", lambda _: None)
+    assert fixed_point._compiled.__wrapped__() is None
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", [9, 1023, 1025, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 7])
 def test_blockwise_quantisation_is_the_formula_bit_for_bit(size):
     delta = awkward(max(size, 40))[-size:]
     assert (quantise(delta) == rounded_plainly(delta)).all()
 
 
+@pytest.mark.usefixtures("way")
 def test_ties_go_to_the_even_neighbour():
     halves = tensor(*(k * LSB / 2 for k in (-3, -1, 1, 3, 5)))
     assert quantise(halves).tolist() == [-2, 0, 0, 2, 2]
 
 
+@pytest.mark.usefixtures("way")
 def test_blockwise_sum_and_mean_are_the_formulas_bit_for_bit():
     deltas = [awkward(2 * BLOCK + 5, seed) for seed in range(4)]
     weights = [1, 17, 4096, 2**19]
@@ -205,6 +230,7 @@ def test_blockwise_sum_and_mean_are_the_formulas_bit_for_bit():
     assert total.mean(divisor).tobytes() == (expected / 2.0**30 / divisor).tobytes()
 
 
+@pytest.mark.usefixtures("way")
 def test_any_shape_and_layout():
     grid = awkward(60).reshape(3, 4, 5)
     assert (quantise(np.asfortranarray(grid)) == rounded_plainly(grid)).all()
@@ -212,6 +238,7 @@ def test_any_shape_and_layout():
     assert quantise(np.zeros((0, 3), np.float32)).shape == (0, 3)
 
 
+@pytest.mark.usefixtures("way")
 def test_another_shape_is_refused_and_nothing_is_added():
     total = ExactSum((2, BLOCK))
     with pytest.raises(ValueError, match="shape"):
@@ -219,6 +246,7 @@ def test_another_shape_is_refused_and_nothing_is_added():
     assert not total.total().any()
 
 
+@pytest.mark.usefixtures("way")
 def test_adding_makes_nothing_of_the_tensors_size():
     size = 64 * BLOCK
     delta, total = np.ones(size, np.float32), ExactSum((size,))
