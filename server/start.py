@@ -23,7 +23,6 @@ from .provisioning import FEDERATION_FILE, listening
 from .register import follow
 from .registry import NamedRegistry
 from .release import release_model
-from .report import write_report
 from .run import RunResult, run_federation
 from .run_folder import RunFolder
 from .task import server_task
@@ -51,6 +50,8 @@ def start(folder: Path, *, page_port: int | None = None) -> RunResult:
     with _page(folder, page_port):
         with _serving(folder) as (control, config, runs):
             result = _persistently(control, config, runs)
+        from .report import write_report  # matplotlib is not what the sites' first join waits for
+
         write_report(runs, config)
     return result
 

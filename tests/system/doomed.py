@@ -92,7 +92,7 @@ SERVER = {
     "between-gate-and-sum-of-first": Point(_ADD),
     "before-best-model-is-kept": Point("server.run_folder:RunFolder.save_best"),
     "before-final-evaluation": Point("server.run:_finish"),
-    "before-report": Point("server.start:write_report"),
+    "before-report": Point("server.report:write_report"),
 }
 SUPERLINK = {
     "superlink-during-broadcast": Point(_BUILD, count=2, victim="child"),
