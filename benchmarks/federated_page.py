@@ -86,6 +86,8 @@ def _conditions(
     if asl == "all":  # the same as modality-aware; run once to see that
         wanted.remove("fedavg")
     there = [m for m in wanted if results.seeds(lesions, asl, m)]
+    if optimisers and not {"fedprox", "fedadam"} & set(there):
+        return {}
     seeds = results.seeds(lesions, asl, *there) if there else []
     if not seeds:
         return {}
@@ -170,7 +172,7 @@ def _page(found: Mapping[str, Any], results: Results, scenario: ScenarioConfig) 
         "",
     ]
     for asl, condition in core.items():
-        parts += [f"### {ASL_TITLES[asl].capitalize()}", "", *_condition(condition), ""]
+        parts += [f"### {_heading(ASL_TITLES[asl])}", "", *_condition(condition), ""]
     parts += ["## Every site's own model at every site", "", *_cross(core["all"]), ""]
     parts += ["## Exploratory: one seed each", ""]
     parts += [
@@ -178,7 +180,7 @@ def _page(found: Mapping[str, Any], results: Results, scenario: ScenarioConfig) 
         "",
     ]
     for title, condition in found["exploratory"].items():
-        parts += [f"### {title.capitalize()}", "", *_condition(condition), ""]
+        parts += [f"### {_heading(title)}", "", *_condition(condition), ""]
     parts += [f"### Optimisers, {ASL_TITLES['one']}", "", *_condition(found["optimisers"]), ""]
     return "\n".join(parts)
 
@@ -190,6 +192,7 @@ def _setting(found: Mapping[str, Any], scenario: ScenarioConfig) -> str:
     sites, versions = len(scenario.sites), found["versions"]
     steps = rounds * training.local_steps
     return (
+        "*Not run by the tests: it takes hours.*\n\n"
         f"```sh\n{COMMAND} --workers 2\n{COMMAND} --exploratory --workers 2\n"
         f"{COMMAND} --table docs/results\n```\n\n"
         f"{found['units']} units, {found['cpu_s_a_unit']:.0f} s of CPU each on the average, one "
@@ -316,6 +319,10 @@ def _cross(condition: Mapping[str, Any]) -> list[str]:
         lines += ["|---|---|---|"]
         lines += [_row([site, best, _signed(gain)]) for site, (best, gain) in above.items()]
     return lines
+
+
+def _heading(title: str) -> str:
+    return title[0].upper() + title[1:]  # capitalize() would write "asl"
 
 
 def _row(cells: Sequence[str]) -> str:
