@@ -21,7 +21,7 @@ from federated_numbers import (
     spread_of_sites,
     worst_site,
 )
-from federated_work import SUBSETS, Method
+from federated_work import OPTIMISERS, SUBSETS, Method
 
 from iedn.evaluation.statistics import Estimate
 from iedn.files import atomic_write_bytes
@@ -82,11 +82,11 @@ def _conditions(
     results: Results, lesions: str, asl: str, *, optimisers: bool = False
 ) -> dict[str, Any]:
     """Every method that was run, on the seeds that all of these have; empty if there is none."""
-    wanted = [m for m in ORDER if (m in ("fedprox", "fedadam")) <= optimisers]
+    wanted = [m for m in ORDER if (m in OPTIMISERS) <= optimisers]
     if asl == "all":  # the same as modality-aware; run once to see that
         wanted.remove("fedavg")
     there = [m for m in wanted if results.seeds(lesions, asl, m)]
-    if optimisers and not {"fedprox", "fedadam"} & set(there):
+    if optimisers and not set(OPTIMISERS) & set(there):
         return {}
     seeds = results.seeds(lesions, asl, *there) if there else []
     if not seeds:

@@ -54,6 +54,7 @@ CURVE_PATIENTS = 2
 """Of each site, whose first scans are tested after every round."""
 
 CORE: tuple[Method, ...] = ("pooled", "modality-aware", "fedavg", "local")
+OPTIMISERS: tuple[Method, ...] = ("fedprox", "fedadam")
 AGGREGATION: dict[Method, AggregationName] = {
     "fedavg": "fedavg",
     "modality-aware": "per-group",
@@ -116,7 +117,7 @@ def core_units(seeds: int) -> list[Unit]:
 
 def exploratory_units() -> list[Unit]:
     return [
-        *(Unit("default", "one", method, 1) for method in ("fedprox", "fedadam")),
+        *(Unit("default", "one", method, 1) for method in OPTIMISERS),
         *(Unit("default", "half", method, 1) for method in CORE),
         *(Unit("hard", asl, method, 1) for asl in ("one", "all") for method in CORE),
     ]
