@@ -13,14 +13,15 @@ import json
 from pathlib import Path
 
 import torch
-from privacy_work import PRESET, hospital
+from phantom_hospital import hospital
 from torch import Tensor
 
 from iedn.batching import restrict
+from iedn.config import PRESETS
 from iedn.losses import paper_loss
 from iedn.modalities import Modality
 from iedn.model import Network, build_network, set_recompute
-from iedn.sample import IednBatch, collate
+from iedn.sample import IednBatch, IednSample, collate
 
 MODALITIES = (Modality.T1WI, Modality.ASL)
 CLIP = 1.0
@@ -37,23 +38,22 @@ def main() -> None:
 
 
 def report(out: Path, noises: list[float], steps: int) -> dict[str, object]:
-    cohort = hospital(out, patients=3, train=1.0, seed=9)
-    config = PRESET.network.model_copy(update={"modalities": MODALITIES})
-    model = build_network(config, seed=2)
-    set_recompute(model, "nothing")  # plain modules can be differentiated twice
-    batch = collate([restrict(cohort.train[0], MODALITIES)], config.multiple)
-    found = {f"{noise:g}": attack(model, batch, noise, steps) for noise in noises}
+    scan = hospital(out, patients=3, train=1.0, seed=9).train[0]
     return {
         "label": "phantom results",
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in _network().parameters()),
         "steps": steps,
-        "correlation_by_noise_multiplier": found,
+        "correlation_by_noise_multiplier": {
+            f"{noise:g}": rebuilt(scan, noise, steps, clip=CLIP) for noise in noises
+        },
     }
 
 
-def attack(model: Network, batch: IednBatch, noise: float, steps: int) -> dict[str, float]:
+def rebuilt(scan: IednSample, noise: float, steps: int, *, clip: float) -> dict[Modality, float]:
     """Correlation of each rebuilt image with the true one; noise 0 is an exact update."""
-    seen = update(model, batch, noise)
+    model = _network()
+    batch = collate([restrict(scan, MODALITIES)], model.config.multiple)
+    seen = _update(model, batch, noise, clip)
     generator = torch.Generator().manual_seed(4)
     images = {
         m: (0.25 * batch.brain_mask + 0.02 * torch.randn(x.shape, generator=generator))
@@ -64,28 +64,35 @@ def attack(model: Network, batch: IednBatch, noise: float, steps: int) -> dict[s
     adam = torch.optim.Adam(images.values(), lr=0.02)
     for _ in range(steps):
         adam.zero_grad()
-        made = gradient(model, images, batch, differentiable=True)
+        made = _gradient(model, images, batch, differentiable=True)
         distance = 1 - torch.nn.functional.cosine_similarity(made, seen, dim=0)
         distance.backward()
         adam.step()
     inside = batch.brain_mask > 0
     return {
-        m.value: round(correlation(images[m].detach()[inside], batch.images[m][inside]), 3)
-        for m in images
+        m: round(_correlation(image.detach()[inside], batch.images[m][inside]), 3)
+        for m, image in images.items()
     }
 
 
-def update(model: Network, batch: IednBatch, noise: float) -> Tensor:
+def _network() -> Network:
+    network = PRESETS["tiny"].network.model_copy(update={"modalities": MODALITIES})
+    model = build_network(network, seed=2)
+    set_recompute(model, "nothing")  # plain modules can be differentiated twice
+    return model
+
+
+def _update(model: Network, batch: IednBatch, noise: float, clip: float) -> Tensor:
     """The patient's gradient; with noise, clipped and noisy as training sends it."""
-    exact = gradient(model, batch.images, batch, differentiable=False)
+    exact = _gradient(model, batch.images, batch, differentiable=False)
     if noise == 0:
         return exact
-    clipped = exact * min(1.0, CLIP / float(exact.norm()))
+    clipped = exact * min(1.0, clip / float(exact.norm()))
     generator = torch.Generator().manual_seed(5)
-    return clipped + noise * CLIP * torch.randn(exact.shape, generator=generator)
+    return clipped + noise * clip * torch.randn(exact.shape, generator=generator)
 
 
-def gradient(
+def _gradient(
     model: Network, images: dict[Modality, Tensor], batch: IednBatch, *, differentiable: bool
 ) -> Tensor:
     """Of all parameters, in a row."""
@@ -94,7 +101,7 @@ def gradient(
     return torch.cat([part.flatten() for part in parts])
 
 
-def correlation(a: Tensor, b: Tensor) -> float:
+def _correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
 
 

@@ -4,7 +4,7 @@ Both see the same scans with the same network and make one optimiser step: witho
 batch, with noise patient by patient. Times are taken in turns; each peak is of a process of its
 own, above what stands after construction. Prints one JSON object.
 
-    python benchmarks/privacy_cost.py --rows 96 --patients 4
+    python benchmarks/privacy_cost.py --rows 96 --patients 4 --table docs/results/privacy-cost.md
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from speed_work import SLICES, _memory, compared, machine, paired, volumes
+from speed_work import SLICES, _memory, compared, machine, paired, ranged, volumes
 
 from client.privacy import NoisePlan, PatientOptimizer, private_steps, scan_loss_of
 from iedn.config import NetworkConfig, TrainingConfig
@@ -37,13 +37,17 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--preset-base", type=int, default=16, help="base channels")
+    parser.add_argument("--table", type=Path, help="Markdown file to write")
     parser.add_argument("--peak-of", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.peak_of:
         print(peak(arguments.peak_of, arguments))
         return
-    print(json.dumps(report(arguments), indent=1))
+    found = report(arguments)
+    print(json.dumps(found, indent=1))
+    if arguments.table:
+        arguments.table.write_text(_table(found))
 
 
 def report(arguments: argparse.Namespace) -> dict[str, object]:
@@ -121,6 +125,37 @@ def peak_in_a_process(kind: str) -> float:
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths}
     )
     return float(done.stdout.strip().splitlines()[-1])
+
+
+def _table(found: dict[str, object]) -> str:
+    names = {"plain": "one batch, no noise", "private": "patient by patient, with noise"}
+    rows = [
+        [title, ranged(found["step"][kind]["wall_s"]), str(found["added_peak_gb"][kind])]
+        for kind, title in names.items()
+    ]
+    time, memory = found["time_ratio"], found["memory_ratio"]
+    rows += [
+        ["ratio", str(time["median"]), str(memory["value"])],
+        ["goal", f"<= {time['goal']}: {met(time)}", f"<= {memory['goal']}: {met(memory)}"],
+    ]
+    parts = [
+        "# What noise in training costs",
+        "",
+        f"`python benchmarks/privacy_cost.py --table docs/results/privacy-cost.md` on "
+        f"{found['machine']['cpu']}, one thread, torch {found['machine']['torch']}.",
+        f"{found['work'].capitalize()}, {found['parameters'] / 1e6:.1f} million parameters. "
+        "Median (lowest to highest) of turns; the ratio is the median over turns. Added peak: "
+        "resident memory above that after construction, in a fresh process.",
+        "",
+        "| step | seconds | added peak GB |",
+        "|---|---|---|",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+    ]
+    return "\n".join([*parts, ""])
+
+
+def met(ratio: dict[str, object]) -> str:
+    return "met" if ratio["met"] else "**missed**"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ masked by turns, each in a process of its own; and, in one process, what a site 
 after training (gate, masks, kept reply, release log, record). Prints one JSON object. The models of
 both kinds must have the same hash.
 
-    python benchmarks/secure_aggregation.py --preset paper --sites 4
+    python benchmarks/secure_aggregation.py --table docs/results/secure-aggregation.md
 """
 
 import argparse
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import ArrayRecord, Message, RecordDict
 from server_memory import MEGABYTE, SCANS, STEP, Request, StubGrid, resident
+from speed_work import machine
 
 from client.kept_reply import keep_reply
 from iedn.config import PRESETS, Preset, TrainingConfig
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of a site's release")
+    parser.add_argument("--table", type=Path, help="Markdown file to write")
     parser.add_argument("--case", choices=["off", "on"], help="measure this process in this mode")
     arguments = parser.parse_args()
     if arguments.case:
@@ -232,9 +234,50 @@ def main() -> None:
         for key in cases["on"]
         if key != "model_hash"
     }
-    report = {"preset": arguments.preset, "sites": arguments.sites, "masked_over_plain": ratios}
     site = measure_site(arguments.preset, arguments.sites, arguments.repeats)
-    print(json.dumps({**report, "site_release": site, "server": cases}, indent=1))
+    report = {
+        "machine": machine(),
+        "preset": arguments.preset,
+        "sites": arguments.sites,
+        "masked_over_plain": ratios,
+        "site_release": site,
+        "server": cases,
+    }
+    print(json.dumps(report, indent=1))
+    if arguments.table:
+        arguments.table.write_text(_table(report))
+
+
+def _table(report: dict[str, object]) -> str:
+    titles = {
+        "peak_mb": "coordinator: peak resident memory, MB",
+        "server_seconds_a_round": "coordinator: seconds a round, without the sites",
+        "mb_down_a_site_and_round": "to a site, MB a round",
+        "mb_up_a_site_and_round": "from a site, MB a round",
+    }
+    plain, on = report["server"]["off"], report["server"]["on"]
+    rows = [
+        [title, plain[key], on[key], report["masked_over_plain"][key]]
+        for key, title in titles.items()
+    ]
+    seconds = report["site_release"]["seconds"]
+    ratio = report["site_release"]["masked_over_plain"]
+    title = "a site: seconds from trained update to what leaves"
+    rows.append([title, seconds["plain"], seconds["masked"], ratio])
+    parts = [
+        "# What secure aggregation costs",
+        "",
+        "`python benchmarks/secure_aggregation.py --table docs/results/secure-aggregation.md` on "
+        f"{report['machine']['cpu']}. Model of the `{report['preset']}` preset, "
+        f"{report['sites']} stub sites that own every group; the real round loop, each way in a "
+        f"process of its own, and one site's release by turns. Both models have the hash "
+        f"`{on['model_hash'][:16]}…`.",
+        "",
+        "| | plain | masked | ratio |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(map(str, cells))} |" for cells in rows),
+    ]
+    return "\n".join([*parts, ""])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from iedn.evaluation.combination_table import (
 )
 from iedn.evaluation.combinations import (
     BEST_WITHOUT_CONTRAST,
+    STRUCTURAL,
     WITH_CONTRAST,
     combinations_of,
     name_of,
@@ -306,9 +307,14 @@ def test_the_pattern_counts_and_names_what_the_scores_show():
     for combination, ours, theirs in (((ASL,), 0.0, -9.0), ((T1, ASL), 5.0, 6.0)):
         scores["iedn", combination] = noisy(ours, 1)
         scores["encoder-decoder", combination] = noisy(theirs, 1)
+    scores["iedn", STRUCTURAL] = noisy(-20.0, 1)  # a reference row, which is not compared
     lines = pattern(scores)
     assert "1 of 2 by SSIM" in lines[0]
-    assert lines[-1] == "Worst by SSIM: 3D encoder-decoder ASL, as in the paper."
+    assert lines[-1] == (
+        "Worst by SSIM: IEDN ASL (as in the paper), 3D encoder-decoder ASL (as in the paper)."
+    )
+    scores["iedn", (T1, ASL)] = noisy(-1.0, 1)
+    assert "Worst by SSIM: IEDN T1WI+ASL (in the paper ASL alone), 3D" in pattern(scores)[-1]
     with_contrast = {("iedn", WITH_CONTRAST): noisy(3.0, 1)}
     with_contrast["iedn", BEST_WITHOUT_CONTRAST] = noisy(1.0, 1)
     (line,) = (x for x in pattern(with_contrast) if "SSIM (points) by" in x)
