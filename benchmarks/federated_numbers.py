@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from federated_work import ASL_SITES, Method
+from federated_units import ASL_SITES, Method
 from numpy.typing import NDArray
 
 from iedn.evaluation.statistics import Estimate

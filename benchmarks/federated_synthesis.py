@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from federated_work import Unit, core_units, exploratory_units, run_unit
+from federated_units import Unit, core_units, exploratory_units, tuned_units
+from federated_work import run_unit
 
 from iedn import __version__
 from iedn.files import append_line, complete_lines
 
 SCENARIO = Path(__file__).with_name("federated_synthesis.toml")
-UNITS = "units.jsonl"
+UNITS, TRIALS = "units.jsonl", "trials.jsonl"
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--scenario", type=Path, default=SCENARIO)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--exploratory", action="store_true", help="these units too")
+    parser.add_argument("--tuned", action="store_true", help="the best of the trials too")
     parser.add_argument("--workers", type=int, default=1, help="units at a time")
     parser.add_argument("--shard", default="0/1", help="this process's share of the units, 0/2")
     parser.add_argument("--units", type=int, help="stop after so many; go on by the same command")
@@ -41,11 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    records = finished(arguments.out)
+    records = finished(arguments.out / UNITS)
     if arguments.table:
         from federated_page import write_page
 
-        write_page(arguments.table, records, arguments.scenario)
+        trials = finished(arguments.out / TRIALS)
+        write_page(arguments.table, records, trials, arguments.scenario)
         return
     units = wanted(arguments, {record["name"] for record in records})
     for number, record in enumerate(made(units, arguments), start=1):
@@ -56,6 +59,8 @@ def main() -> None:
 
 def wanted(arguments: argparse.Namespace, done: set[str]) -> list[Unit]:
     units = core_units(arguments.seeds)
+    if arguments.tuned:
+        units += tuned_units(arguments.seeds)
     if arguments.exploratory:
         units += exploratory_units()
     share, of = (int(part) for part in arguments.shard.split("/"))
@@ -89,8 +94,7 @@ def complete_record(unit: Unit, out: Path, scenario: Path) -> dict[str, Any]:
     }
 
 
-def finished(out: Path) -> list[dict[str, Any]]:
-    path = out / UNITS
+def finished(path: Path) -> list[dict[str, Any]]:
     content = path.read_bytes() if path.exists() else b""
     return [json.loads(line) for line in complete_lines(content).splitlines() if line]
 

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from federated_units import ASL_SITES, SETTINGS, SIX, SUBSETS, Settings, Unit
 
 from client.combinations import score_combination
 from client.training import network_from
@@ -25,58 +26,16 @@ from iedn.parameters import groups_for, state_by_group
 from iedn.sample import IednSample
 from iedn.seeding import derive_seed
 from iedn.training import train
-from server.aggregation import (
-    AggregationName,
-    Float32Groups,
-    StreamingSum,
-    Update,
-    apply_step,
-)
-from server.optimizers import Moments, ServerOptimizerConfig, server_step
+from server.aggregation import Float32Groups, StreamingSum, Update, apply_step
+from server.optimizers import Moments, server_step
 from simulation.prepare import prepare_sites
 from simulation.scenario import ScenarioConfig, load_scenario
 from sites.config import SITE_FILE, PolicyConfig, load_site_config
 from sites.dataset import ScanDataset, prepare_cohort
 from sites.egress import coarsen
 
-Asl = Literal["all", "one", "half"]
-Method = Literal["local", "fedavg", "modality-aware", "pooled", "fedprox", "fedadam"]
-Lesions = Literal["default", "hard"]
-
-SIX: Combination = tuple(Modality)
-SUBSETS: dict[str, Combination] = {
-    "all six": SIX,
-    "without ASL": tuple(m for m in Modality if m is not Modality.ASL),
-    "T1WI, T2WI, FLAIR": (Modality.T1WI, Modality.T2WI, Modality.FLAIR),
-}
-ASL_SITES: dict[Asl, int] = {"all": 5, "one": 1, "half": 3}
 CURVE_PATIENTS = 2
 """Of each site, whose first scans are tested after every round."""
-
-CORE: tuple[Method, ...] = ("pooled", "modality-aware", "fedavg", "local")
-OPTIMISERS: tuple[Method, ...] = ("fedprox", "fedadam")
-AGGREGATION: dict[Method, AggregationName] = {
-    "fedavg": "fedavg",
-    "modality-aware": "per-group",
-    "fedprox": "per-group",
-    "fedadam": "per-group",
-}
-PROXIMAL_MU = 0.01
-FEDADAM = ServerOptimizerConfig(name="fedadam", eta=0.01)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is trained once."""
-
-    lesions: Lesions
-    asl: Asl
-    method: Method
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.lesions}/{self.asl}/{self.method}/{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -98,29 +57,6 @@ class Site:
 
 
 Sites = Mapping[str, Site]
-
-
-def core_units(seeds: int) -> list[Unit]:
-    """Seed by seed, so that what is there early is complete.
-
-    Where every site has every modality both ways of averaging are one: there FedAvg is run once,
-    to see that it is so.
-    """
-    return [
-        Unit("default", asl, method, seed)
-        for seed in range(1, seeds + 1)
-        for asl in ("one", "all")
-        for method in CORE
-        if (asl, method) != ("all", "fedavg") or seed == 1
-    ]
-
-
-def exploratory_units() -> list[Unit]:
-    return [
-        *(Unit("default", "one", method, 1) for method in OPTIMISERS),
-        *(Unit("default", "half", method, 1) for method in CORE),
-        *(Unit("hard", asl, method, 1) for asl in ("one", "all") for method in CORE),
-    ]
 
 
 def load_sites(folder: Path, scenario: ScenarioConfig, unit: Unit) -> Sites:
@@ -163,10 +99,10 @@ def run_unit(unit: Unit, folder: Path, scenario_file: Path) -> dict[str, Any]:
 
 
 def _run_shared(unit: Unit, sites: Sites, scenario: ScenarioConfig) -> dict[str, Any]:
-    trace = pooled if unit.method == "pooled" else federated
     network = scenario.federation().effective_preset.network
     curve = []
-    for number, state in trace(unit, sites, scenario):
+    trace = pooled if unit.method == "pooled" else federated
+    for number, state in trace(unit, sites, scenario, SETTINGS[unit.method]):
         model = network_from(state, network)
         scores = [s for part in sites.values() for s in _scores(model, part.test, SIX, first=True)]
         curve.append([number, _mean(scores, "psnr_db"), _mean(scores, "ssim_percent")])
@@ -199,9 +135,10 @@ def _run_local(unit: Unit, sites: Sites, scenario: ScenarioConfig) -> dict[str, 
 
 
 def pooled(
-    unit: Unit, sites: Sites, scenario: ScenarioConfig
+    unit: Unit, sites: Sites, scenario: ScenarioConfig, settings: Settings
 ) -> Iterator[tuple[int, Float32Groups]]:
     """One model on the scans of all sites; its state after as many steps as a round has."""
+    scenario = settings.applied(scenario)
     a_round = scenario.training.local_steps * len(sites)
     steps = a_round * scenario.rounds.count
     training = scenario.training.model_copy(update={"local_steps": steps})
@@ -218,22 +155,20 @@ def pooled(
 
 
 def federated(
-    unit: Unit, sites: Sites, scenario: ScenarioConfig
+    unit: Unit, sites: Sites, scenario: ScenarioConfig, settings: Settings
 ) -> Iterator[tuple[int, Float32Groups]]:
     """The global model after every round."""
+    scenario = settings.applied(scenario)
     network, training = scenario.federation().effective_preset.network, scenario.training
-    if unit.method == "fedprox":
-        training = training.model_copy(update={"proximal_mu": PROXIMAL_MU})
-    optimizer = FEDADAM if unit.method == "fedadam" else ServerOptimizerConfig()
     state: Float32Groups = state_by_group(build_network(network, unit.seed))
     moments: Moments = {}
     for number in range(1, scenario.rounds.count + 1):
         shapes = {g: {n: a.shape for n, a in t.items()} for g, t in state.items()}
-        total = StreamingSum(shapes, AGGREGATION[unit.method])
+        total = StreamingSum(shapes, settings.aggregation)
         for name, site in sites.items():
             seed = derive_seed(unit.seed, round_number=number, site=name, purpose="training")
             total.add(_update(state, site, network, training, seed))
-        step, moments = server_step(total.mean_deltas(), moments, optimizer)
+        step, moments = server_step(total.mean_deltas(), moments, settings.optimizer)
         state = apply_step(state, step)
         yield number, state
 

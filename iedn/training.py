@@ -103,6 +103,13 @@ def train(
     )
 
 
+def import_ahead() -> None:
+    """Import now what PyTorch would import, for seconds, at a process's first optimiser step."""
+    parameter = torch.zeros(1)
+    parameter.grad = torch.zeros(1)
+    torch.optim.Adam([parameter], fused=True).step()
+
+
 def training_batches(
     model: Network, samples: Samples, config: TrainingConfig, *, seed: int
 ) -> Iterator[IednBatch]:

@@ -135,9 +135,10 @@ def _facts(request: TableRequest, work: Work) -> Facts:
     files = {model.name: _path(model, work) for model in models}
     numbers = [len(_scans_for(model, work)) for model in models]
     steps = "" if request.steps is None else f" --steps {request.steps}"
+    length = "" if request.steps is None else f"-{request.steps}-steps"
     some = "" if request.combinations == "paper" else f" --combinations {request.combinations}"
     return Facts(
-        name=f"table2-{Path(request.preset).stem}",
+        name=f"table2-{Path(request.preset).stem}{length}",
         command=f"iedn-simulate table2 --preset {Path(request.preset).name}{some}{steps}",
         grid=f"{grid.rows}x{grid.columns} at {grid.spacing_mm:g} mm",
         network=f"{network.base_channels} base channels, depth {network.depth}",

@@ -63,7 +63,8 @@ def test_local_model_is_the_best_of_its_own_validation(finished):
 def test_the_benchmark_trains_what_the_product_trains(finished, monkeypatch):
     """Its loop without messages and files ends in the very model of the run, bit for bit."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from federated_work import Site, Unit, federated
+    from federated_units import Settings, Unit
+    from federated_work import Site, federated
 
     out, config = finished
     sites = {}
@@ -73,7 +74,7 @@ def test_the_benchmark_trains_what_the_product_trains(finished, monkeypatch):
         sites[name] = Site(scans, cohort.test)
     scenario = load_scenario("smoke")
     unit = Unit("default", "all", "modality-aware", config.seed)
-    *_, (number, state) = federated(unit, sites, scenario)
+    *_, (number, state) = federated(unit, sites, scenario, Settings())
     commit = RunFolder(out, config).last_commit()
     assert number == commit["round"] == config.rounds.count
     assert state_hash(flatten(state)) == commit["model_hash"]
