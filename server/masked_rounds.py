@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
-from iedn import progress
-from iedn.errors import ProtocolError
 from iedn.masking import MaskRound, members_of
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import TrainReply, TrainRequest
 from iedn.protocol.records import parse
 
 from .aggregation import Float64Groups, Means
-from .exchange import Question, ask
-from .federation import Federation, QuorumError, Roster, check_quorum, refusal
+from .federation import Federation, QuorumError, Roster, check_quorum
 from .gate import Expectation, admit_masked
+from .intake import Intake
 from .mask_keys import SPENT, Agreement, agreed_before, ask_for_keys, remember
 from .masked_sum import MaskedSum
 from .outgoing import Outgoing
@@ -70,38 +68,41 @@ def masked_round(
     agreement = agreed_before(folder, round_)
     if agreement is None:
         agreement = ask_for_keys(federation, folder, round_)
-        _check_agreed(_Intake.open(federation, state, agreement))
+        _check_agreed(_MaskedUpdates.open(federation, state, agreement))
         remember(folder, round_, agreement)
-    intake = _Intake.open(federation, state, agreement)
-    _collect(intake)
-    return intake.close()
+    updates = _MaskedUpdates.open(federation, state, agreement)
+    _collect(updates)
+    return updates.close()
 
 
-def _check_agreed(intake: "_Intake") -> None:
-    agreement = intake.agreement
+def _check_agreed(updates: "_MaskedUpdates") -> None:
+    agreement = updates.agreement
     is_spent = any(entry.get("code") == SPENT for entry in agreement.roster.values())
     if is_spent:  # an older copy of this folder: sites have done this round, and never do it twice
-        intake.check_quorum(sorted(agreement.keys))
+        updates.check_quorum(sorted(agreement.keys))
         return
-    config = intake.federation.config
-    check_quorum(config, sorted(agreement.keys), agreement.roster, intake.label)
+    config = updates.federation.config
+    check_quorum(config, sorted(agreement.keys), agreement.roster, updates.label)
 
 
-def _collect(intake: "_Intake") -> None:
-    federation, label = intake.federation, intake.label
-    sites = frozenset(intake.agreement.keys) & frozenset(federation.trainers())
-    intake.roster.update(
-        {site: {"status": "offline"} for site in set(intake.agreement.keys) - sites}
-    )
-    required = frozenset(s for s in sites if federation.config.sites[s].required)
-    question = Question(sites, intake.build, "train", label, needed=required)
-    missing = ask(federation.grid, federation.registry, question, intake.take, federation.patience)
-    intake.roster.update({site: {"status": why} for site, why in missing.items()})
-    intake.check_quorum(sorted(intake.weights))
+def _collect(updates: "_MaskedUpdates") -> None:
+    federation = updates.federation
+    members = frozenset(updates.agreement.keys)
+    sites = members & frozenset(federation.trainers())
+    updates.roster.update({site: {"status": "offline"} for site in members - sites})
+    Intake(
+        updates.label,
+        sites,
+        updates.outgoing,
+        request=updates.request,
+        admit=updates.admit,
+        roster=updates.roster,
+    ).collect(federation)
+    updates.check_quorum(sorted(updates.weights))
 
 
 @dataclass
-class _Intake:
+class _MaskedUpdates:
     """The running sum of a masked round and what became of each site."""
 
     federation: Federation
@@ -114,7 +115,9 @@ class _Intake:
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, federation: Federation, state: RoundState, agreement: Agreement) -> "_Intake":
+    def open(
+        cls, federation: Federation, state: RoundState, agreement: Agreement
+    ) -> "_MaskedUpdates":
         shapes = shapes_of(state.model)
         members = {group: members_of(agreement.keys, group) for group in shapes}
         total = MaskedSum(shapes, members)
@@ -132,23 +135,7 @@ class _Intake:
             self.federation, self.state, site, agreement.owners, hashes, agreement.keys
         )
 
-    def build(self, site: str) -> RecordDict:
-        return self.outgoing.record(site, self.request(site))
-
-    def take(self, site: str, record: RecordDict) -> bool:
-        if self.outgoing.must_go_again(site, record):
-            return True
-        try:
-            self._admit(site, record)
-        except ProtocolError as error:
-            self.roster[site] = refusal(site, error)
-        else:
-            _log.info("%s: %s: masked update accepted", self.label, site)
-        done = sum(site in self.roster for site in self.agreement.keys)
-        progress.report(f"{self.label}: replies", done, len(self.agreement.keys))
-        return False
-
-    def _admit(self, site: str, record: RecordDict) -> None:
+    def admit(self, site: str, record: RecordDict) -> Facts:
         reply = parse(record, TrainReply)
         self.federation.holdings.note(site, reply.holds)
         groups = self.federation.groups_of(site)
@@ -164,7 +151,7 @@ class _Intake:
         admit_masked(reply, tensors, expected, site)
         self.total.add(site, tensors, reply.weights)
         self.weights[site] = dict(reply.weights)
-        self.roster[site] = accepted_entry(reply, record, self.outgoing.sent_bytes[site])
+        return accepted_entry(reply, record, self.outgoing.sent_bytes[site])
 
     def check_quorum(self, present: list[str]) -> None:
         """Stop the run if too few are present; this round's masks are used up all the same."""

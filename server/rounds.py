@@ -3,7 +3,6 @@
 Nothing is written here; ``run`` commits what a round returns.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +10,7 @@ from typing import Any
 
 from flwr.app import RecordDict
 
-from iedn import progress
-from iedn.errors import ProtocolError, RefusedError
+from iedn.errors import RefusedError
 from iedn.parameters import SHARED_GROUP, flatten, state_hash
 from iedn.protocol.checks import Shapes, shapes_of
 from iedn.protocol.messages import MaskKey, TrainReply, TrainRequest
@@ -20,14 +18,12 @@ from iedn.protocol.records import array_bytes, parse
 
 from .aggregation import Float32Groups, Means, StreamingSum, Update
 from .downlink import LastStep, Offer, next_model
-from .exchange import Question, ask
-from .federation import Federation, Owners, Roster, check_quorum, refusal
+from .federation import Federation, Owners, Roster, check_quorum
 from .gate import Expectation, SeenLedger, admit, declared_weight
+from .intake import Intake
 from .optimizers import Moments
 from .outgoing import Outgoing
 from .uplink import decoded_update
-
-_log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 
@@ -72,15 +68,14 @@ def train_round(federation: Federation, state: RoundState) -> tuple[RoundState, 
     Raises:
         QuorumError: fewer accepted updates than the quorum, or a required site is missing.
     """
-    intake = _Intake.open(federation, state)
-    sites = frozenset(federation.trainers())
-    required = frozenset(s for s in sites if federation.config.sites[s].required)
+    summed = _PlainSum.open(federation, state)
     label = f"round {state.number + 1}"
-    question = Question(sites, intake.build, "train", label, needed=required)
-    missing = ask(federation.grid, federation.registry, question, intake.take, federation.patience)
-    intake.roster.update({site: {"status": why} for site, why in missing.items()})
-    check_quorum(federation.config, intake.accepted(), intake.roster, label)
-    return intake.close()
+    intake = Intake(
+        label, federation.trainers(), summed.outgoing, request=summed.request, admit=summed.admit
+    )
+    intake.collect(federation)
+    check_quorum(federation.config, summed.accepted(), intake.roster, label)
+    return summed.close(intake.roster)
 
 
 def train_request(
@@ -187,8 +182,8 @@ def accepted_entry(reply: TrainReply, record: RecordDict, bytes_down: int) -> Fa
 
 
 @dataclass
-class _Intake:
-    """The running sum of a round and what became of each site."""
+class _PlainSum:
+    """The running sum of a round, and what has gone into it."""
 
     federation: Federation
     state: RoundState
@@ -197,12 +192,11 @@ class _Intake:
     total: StreamingSum
     outgoing: Outgoing
     norm_bound: float
-    roster: Roster = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     weights: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, federation: Federation, state: RoundState) -> "_Intake":
+    def open(cls, federation: Federation, state: RoundState) -> "_PlainSum":
         shapes = shapes_of(state.model)
         owned = {site: federation.groups_of(site) for site in federation.trainers()}
         aggregation = federation.config.aggregation
@@ -225,24 +219,7 @@ class _Intake:
         hashes = self.outgoing.hashes(site)
         return train_request(self.federation, self.state, site, self.owners, hashes)
 
-    def build(self, site: str) -> RecordDict:
-        return self.outgoing.record(site, self.request(site))
-
-    def take(self, site: str, record: RecordDict) -> bool:
-        if self.outgoing.must_go_again(site, record):
-            return True
-        try:
-            self._admit(site, record)
-        except ProtocolError as error:
-            self.roster[site] = refusal(site, error)
-        else:
-            _log.info("round %d: %s: update accepted", self.state.number + 1, site)
-        done = len(self.roster)
-        total = len(self.federation.trainers())
-        progress.report(f"round {self.state.number + 1}: replies", done, total)
-        return False
-
-    def _admit(self, site: str, record: RecordDict) -> None:
+    def admit(self, site: str, record: RecordDict) -> Facts:
         reply = parse(record, TrainReply)
         self.federation.holdings.note(site, reply.holds)
         capabilities = self.federation.capabilities[site]
@@ -264,14 +241,14 @@ class _Intake:
         self.norms[site] = norm
         self.weights[site] = dict(reply.weights)
         entry = accepted_entry(reply, record, self.outgoing.sent_bytes[site])
-        self.roster[site] = {**entry, "norm": round(norm, 6)}
+        return {**entry, "norm": round(norm, 6)}
 
-    def close(self) -> tuple[RoundState, Facts]:
+    def close(self, roster: Roster) -> tuple[RoundState, Facts]:
         norms = [self.norms[site] for site in self.accepted()]
-        state = next_state(self.federation, self.state, self.total.drain(), self.roster, norms)
+        state = next_state(self.federation, self.state, self.total.drain(), roster, norms)
         return state, {
             "base_hash": self.state.model_hash,
-            "roster": dict(sorted(self.roster.items())),
+            "roster": dict(sorted(roster.items())),
             "contributions": contributions(self.shapes, self.weights),
             "accepted_norms": norms,
         }

@@ -67,8 +67,8 @@ def _is_commit_line(path: Path, line: str) -> bool:
     return path.name == "history.jsonl" and '"event": "commit"' in line and '"round": 1' in line
 
 
-_TAKE, _ADD = "server.rounds:_Intake.take", "server.aggregation:StreamingSum.add"
-_BUILD, _COMMIT = "server.rounds:_Intake.build", "server.run_folder:RunFolder.commit"
+_TAKE, _ADD = "server.intake:Intake.take", "server.aggregation:StreamingSum.add"
+_BUILD, _COMMIT = "server.intake:Intake.build", "server.run_folder:RunFolder.commit"
 _PUSH, _OBJECT = (
     "client.executor:push_message",
     "flwr.supercore.runtime:RuntimeHttpClient.PushObject",
@@ -117,7 +117,7 @@ SUPERNODE = {
 }
 MASKED_SERVER = {
     "masked-keys-agreed": Point("server.mask_keys:remember", when="after"),
-    "masked-during-gather": Point("server.masked_rounds:_Intake.take", count=2),
+    "masked-during-gather": Point(_TAKE, count=2),
 }
 MASKED_SITE = {
     "masked-between-kept-and-log": Point("sites.egress:Egress.masked_update"),

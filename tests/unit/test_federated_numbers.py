@@ -125,13 +125,13 @@ def test_the_page_says_what_is_missed_and_what_was_not_run(page, tmp_path):
     scenario = Path(page.__file__).with_name("federated_synthesis.toml")
     trials = [
         {"name": "as planned", "psnr_db": 21.0, "ssim_percent": 70.0},
-        {"name": "momentum 0.7", "psnr_db": 21.5, "ssim_percent": 71.0},
+        {"name": page.TUNED, "psnr_db": 21.5, "ssim_percent": 71.0},
     ]
     page.write_page(tmp_path, records, trials, scenario)
     text = (tmp_path / "federated-synthesis.md").read_text()
     assert "| gap to pooled <= 0.3 dB | +1.00 (+1.00 to +1.00) | **missed** |" in text
     assert "| gap to pooled <= 0.5 SSIM points | +0.00 (+0.00 to +0.00) | met |" in text
-    assert "**Not run yet: each site alone, modality-aware, momentum 0.7.**" in text
-    assert text.index("| momentum 0.7 | 21.50 |") < text.index("| as planned | 21.00 |")
+    assert f"**Not run yet: each site alone, modality-aware, {page.TUNED}.**" in text
+    assert text.index(f"| {page.TUNED} | 21.50 |") < text.index("| as planned | 21.00 |")
     assert "Phantom results" in text
     assert (tmp_path / "federated-synthesis.json").exists()
