@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--patients", type=int, default=60, help="of which 4 in 5 train")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--inversion-steps", type=int, default=300)
+    parser.add_argument("--inversion-steps", type=int, default=120)
     modes = [*MODES, INVERSION]
     parser.add_argument("--modes", nargs="+", choices=modes, default=modes)
     parser.add_argument("--workers", type=int, default=1, help="units at a time")

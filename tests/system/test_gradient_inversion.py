@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-STEPS, NOISE = 150, 0.5
+STEPS, NOISE = 60, 0.5
 
 
 @pytest.fixture
