@@ -70,7 +70,7 @@ POOLED_TRIALS = {
     "pooled, as planned": Settings(),
     "pooled, twice the learning rate": Settings(training={"learning_rate": 4e-3}),
 }
-"""The upper reference gets a chance, too."""
+"""The reference gets a chance, too."""
 TUNED = "50 rounds of 2 steps, momentum 0.5"
 """The best of the federated trials by PSNR."""
 

@@ -2,8 +2,9 @@
 
 The strongest case for an attacker: an update of one step on one scan, the network known, and the
 measured CBV and the brain mask known too. Images are sought whose gradient points where the
-update does, smooth ones first (Geiping et al. 2020, arXiv:2003.14053). With privacy the same update is clipped and gets its noise. The correlation is that of
-true and rebuilt image inside the brain, a phantom's. Prints one JSON object.
+update does, smooth ones first (Geiping et al. 2020, arXiv:2003.14053). With privacy the same
+update is clipped and gets its noise. The correlation is that of true and rebuilt image inside the
+brain, a phantom's. Prints one JSON object.
 
     python benchmarks/gradient_inversion.py --out runs/inversion --steps 120
 """
