@@ -150,18 +150,18 @@ def table3(
     from .table3 import make_table3, markdown, write_table3
 
     config = load_scenario(_tables(preset))
-    folder = out or Path("runs") / f"table3-{Path(preset).stem}"
+    name = Path(preset).stem
+    folder = out or Path("runs") / f"table3-{name}"
     with showing_progress(as_json=as_json):
         table = make_table3(
             config, model, folder, cohorts=cohorts or folder.parent / "cohorts", workers=workers
         )
-    title = f"table3-{Path(preset).stem}"
     for place in (folder, *(() if results is None else (results,))):
-        written = write_table3(place, table, title)
+        written = write_table3(place, table, name)
     if as_json:
         print(json.dumps(table_json(table), indent=2))
         return
-    print(markdown(table, title))
+    print(markdown(table, name))
     print("\n".join(str(path) for path in written))
 
 

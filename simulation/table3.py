@@ -68,12 +68,12 @@ def make_table3(
     return Table3(scenario.name, file.model_hash, results, stratified(sent))
 
 
-def write_table3(folder: Path, table: Table3, title: str) -> list[Path]:
-    """Write ``TITLE.md`` and ``TITLE.json``, e.g. ``table3-default.md``; their paths."""
+def write_table3(folder: Path, table: Table3, preset: str) -> list[Path]:
+    """Write ``table3-PRESET.md`` and ``table3-PRESET.json``; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    page, content = folder / f"{title}.md", folder / f"{title}.json"
+    page, content = folder / f"table3-{preset}.md", folder / f"table3-{preset}.json"
     atomic_write_bytes(content, json.dumps(as_json(table), indent=1).encode() + b"\n")
-    atomic_write_bytes(page, markdown(table, title).encode())
+    atomic_write_bytes(page, markdown(table, preset).encode())
     return [page, content]
 
 
@@ -100,10 +100,11 @@ def as_json(table: Table3) -> dict[str, Any]:
     }
 
 
-def markdown(table: Table3, title: str) -> str:
+def markdown(table: Table3, preset: str) -> str:
     """Each site's table, then all sites from their seven numbers."""
-    parts = [f"# Table 3 on a phantom: {title}", f"**{NOTICE}**"]
-    parts.append(f"`iedn-simulate table3`, model {table.model_hash[:12]} (iedn {__version__}).")
+    parts = [f"# Table 3 on a phantom: {preset}", f"**{NOTICE}**"]
+    command = f"iedn-simulate table3 --preset {preset} --model FILE"
+    parts.append(f"`{command}`, model {table.model_hash[:12]} (iedn {__version__}).")
     for name, result in table.sites.items():
         parts += [f"## {name}", table3_markdown(result)]
     head = ["compared", "AUC synthetic CBV", "AUC ASL", "difference", "p", "cases"]
