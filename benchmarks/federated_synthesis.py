@@ -12,8 +12,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ import numpy as np
 import torch
 from federated_units import Unit, core_units, exploratory_units, tuned_units
 from federated_work import run_unit
+from unit_lines import finished, in_processes
 
 from iedn import __version__
-from iedn.files import append_line, complete_lines
+from iedn.files import append_line
 
 SCENARIO = Path(__file__).with_name("federated_synthesis.toml")
 UNITS, TRIALS = "units.jsonl", "trials.jsonl"
@@ -70,18 +70,13 @@ def wanted(arguments: argparse.Namespace, done: set[str]) -> list[Unit]:
 
 def made(units: list[Unit], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Records in the order they are finished."""
+    run = partial(complete_record, out=arguments.out, scenario=arguments.scenario)
     if arguments.workers == 1:
-        yield from (complete_record(unit, arguments.out, arguments.scenario) for unit in units)
-        return
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [
-            pool.submit(complete_record, unit, arguments.out, arguments.scenario) for unit in units
-        ]
-        yield from (job.result() for job in as_completed(jobs))
+        return map(run, units)
+    return in_processes(run, units, arguments.workers)
 
 
 def complete_record(unit: Unit, out: Path, scenario: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)
     return {
         "name": unit.name,
         **run_unit(unit, out, scenario),
@@ -92,11 +87,6 @@ def complete_record(unit: Unit, out: Path, scenario: Path) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
-
-
-def finished(path: Path) -> list[dict[str, Any]]:
-    content = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in complete_lines(content).splitlines() if line]
 
 
 if __name__ == "__main__":

@@ -12,19 +12,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from federated_units import FEDERATED_TRIALS, POOLED_TRIALS, SIX, Unit
 from federated_work import federated, load_sites, pooled
+from unit_lines import finished, in_processes
 
 from client.combinations import score_combination
 from client.training import network_from
 from iedn.evaluation.combination_table import ScanScore
-from iedn.files import append_line, complete_lines
+from iedn.files import append_line
 from simulation.scenario import load_scenario
 
 SCENARIO = Path(__file__).with_name("federated_synthesis.toml")
@@ -40,18 +39,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="trials at a time")
     arguments = parser.parse_args()
     path = arguments.out / NAME
-    done = {record["name"] for record in finished_trials(arguments.out)}
+    done = {record["name"] for record in finished(path)}
     left = [name for name in TRIALS if name not in done]
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(run_trial, name, arguments.out) for name in left]
-        for job in as_completed(jobs):
-            append_line(path, json.dumps(job.result()))
-            print(json.dumps(job.result()), file=sys.stderr, flush=True)
+    for record in in_processes(partial(run_trial, out=arguments.out), left, arguments.workers):
+        append_line(path, json.dumps(record))
+        print(json.dumps(record), file=sys.stderr, flush=True)
 
 
 def run_trial(name: str, out: Path) -> dict[str, object]:
     """Train once where all sites have ASL; quality with all inputs, mean over sites."""
-    torch.set_num_threads(1)
     started, is_pooled = time.process_time(), name in POOLED_TRIALS
     scenario = load_scenario(str(SCENARIO))
     other = {"cohort_seed": scenario.cohort_seed + OTHER_COHORT}
@@ -76,12 +72,6 @@ def run_trial(name: str, out: Path) -> dict[str, object]:
 def mean_of_sites(by_site: Sequence[Sequence[ScanScore]], metric: str) -> float:
     means = [np.mean([getattr(score, metric) for score in scores]) for scores in by_site]
     return round(float(np.mean(means)), 3)
-
-
-def finished_trials(out: Path) -> list[dict[str, object]]:
-    path = out / NAME
-    content = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in complete_lines(content).splitlines() if line]
 
 
 if __name__ == "__main__":

@@ -12,15 +12,15 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import torch
 from privacy_page import write_page
 from privacy_work import INVERSION, MODES, Settings, Unit, epsilons_of, prepare, run_unit
+from unit_lines import finished, in_processes
 
-from iedn.files import append_line, complete_lines
+from iedn.files import append_line
 
 UNITS = "units-{patients}-{steps}.jsonl"
 
@@ -66,22 +66,10 @@ def made(
 ) -> Iterator[dict[str, object]]:
     """Records in the order they are finished."""
     if not units:
-        return
+        return iter(())
     torch.set_num_threads(1)
     prepare(settings, arguments.modes)
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_record, unit, settings) for unit in units]
-        yield from (job.result() for job in as_completed(jobs))
-
-
-def _record(unit: Unit, settings: Settings) -> dict[str, object]:
-    torch.set_num_threads(1)
-    return run_unit(unit, settings)
-
-
-def finished(path: Path) -> list[dict[str, object]]:
-    content = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in complete_lines(content).splitlines() if line]
+    return in_processes(partial(run_unit, settings=settings), units, arguments.workers)
 
 
 if __name__ == "__main__":

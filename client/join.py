@@ -6,7 +6,6 @@ started again, for as long as it takes: a coordinator that is away for a night c
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from iedn.bundle import bundle_hash
@@ -58,11 +57,8 @@ def join(config: SiteConfig, site_file: Path, *, as_json: bool = False) -> None:
 
 
 def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path) -> None:
-    from iedn.training import import_ahead
-
     from .app import app
 
-    prepare = import_ahead if config.role == "train" else _nothing
     allowed = config.coordinator.bundles if config.coordinator else ()
     duties = Duties(app, str(site_file.absolute()), frozenset({bundle_hash(), *allowed}))
     folder = config.folder / NODE
@@ -71,7 +67,7 @@ def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path)
     while True:
         started = time.monotonic()
         report(Activity("connecting"))
-        _one_node(settings.with_new_secret(), folder, duties, meanwhile=prepare)
+        _one_node(settings.with_new_secret(), folder, duties, trains=config.role == "train")
         pause = _FIRST_PAUSE_S if time.monotonic() - started > _STEADY_S else pause
         _log.warning(
             "%s: no connection to %s (%s says why); trying again in %.0f s",
@@ -85,17 +81,18 @@ def _keep_answering(config: SiteConfig, settings: NodeSettings, site_file: Path)
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _one_node(
-    settings: NodeSettings, folder: Path, duties: Duties, *, meanwhile: Callable[[], None]
-) -> None:
-    """Answer as long as one child lives; ``meanwhile`` is done while it starts."""
+def _one_node(settings: NodeSettings, folder: Path, duties: Duties, *, trains: bool) -> None:
+    """Answer as long as one child lives."""
+    from iedn.training import import_ahead
+
     child = start_module(
         "client.node",
         settings.model_dump_json().encode(),
         environment=flower_environment(folder / "home"),
         log=folder / NODE_LOG,
     )
-    meanwhile()
+    if trains:
+        import_ahead()  # takes about as long as the child does to connect
     address = f"127.0.0.1:{settings.port}"
     executor = Executor(address, settings.secret, duties, lambda: child.poll() is None)
     try:
@@ -103,10 +100,6 @@ def _one_node(
     finally:
         executor.close()
         stop_child(child)
-
-
-def _nothing() -> None:
-    """A site that does not train has nothing to import for it."""
 
 
 def _settings(config: SiteConfig, site_file: Path) -> NodeSettings:
